@@ -1,0 +1,1 @@
+"""What holds the nodes together: settings, the Redis registry and the block hashes."""

@@ -1,0 +1,1 @@
+"""The prefix cache as all components see it: how blocks of tokens are named."""

@@ -1,0 +1,149 @@
+"""All settings: one tree, one YAML file, environment overrides by the same path.
+
+``TRUNKLINE__ROUTER__GRPC_PORT=9000`` overrides ``router.grpc_port`` of the file.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+
+class Section(BaseModel):
+    """A branch of the tree; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RedisSettings(Section):
+    """Where the cluster's shared state lives."""
+
+    url: str | None = None
+    """redis://, rediss:// or unix:// URL; without one, `trunkline serve` starts a private server."""
+    namespace: str = Field(default="trunkline", pattern=r"^[a-z0-9-]{1,40}$")
+    """Prefix of every key, so that clusters can share a server."""
+
+
+class RouterSettings(Section):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    """Address that both servers bind to."""
+    grpc_port: int = Field(default=50051, ge=0, le=65535)
+    """Port of the gRPC server; 0 takes a free one."""
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    """Port of the OpenAI HTTP server; 0 takes a free one."""
+    policy: Literal["round_robin", "random", "power_of_two", "least_loaded"] = "least_loaded"
+    """How a replica is chosen."""
+    max_in_flight: PositiveInt = 1024
+    """Requests accepted and not yet answered; more are refused with RESOURCE_EXHAUSTED."""
+    max_waiting_s: PositiveFloat = 30.0
+    """How long a request may wait for a replica to become ready."""
+    max_attempts: PositiveInt = 3
+    """Replicas tried for a request whose replica was lost before the first token."""
+    drain_timeout_s: PositiveFloat = 60.0
+    """How long running requests may take after SIGTERM."""
+    max_prompt_bytes: PositiveInt = 4 * 1024 * 1024
+    """Size of the largest request message accepted."""
+
+
+class EngineSettings(Section):
+    """One replica's engine."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of weights and activations; auto takes the checkpoint's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+    block_size: PositiveInt = 16
+    """Tokens in one KV block."""
+    kv_cache_bytes: PositiveInt | None = None
+    """Memory for KV blocks; without one, a share of what is free."""
+    max_model_len: PositiveInt | None = None
+    """Tokens of prompt and output together; without one, what the model was made for."""
+    max_num_seqs: PositiveInt = 256
+    """Sequences in one step."""
+    max_num_batched_tokens: PositiveInt = 2048
+    """Token budget of one step."""
+    max_waiting_requests: PositiveInt = 1024
+    """Requests that wait in the engine; more are refused."""
+    enable_prefix_caching: bool = True
+    """Reuse the KV blocks of equal prompt prefixes."""
+    attention: Literal["auto", "reference", "sdpa"] = "auto"
+    """Implementation of attention."""
+    num_threads: PositiveInt | None = None
+    """Compute threads; without one, the cores divided among the replicas of this machine."""
+
+
+class ReplicaSettings(Section):
+    """How replicas live on Ray."""
+
+    count: int = Field(default=1, ge=0)
+    """Replicas to run."""
+    host: str = "127.0.0.1"
+    """Address that a replica's gRPC server binds to and registers."""
+    lease_s: PositiveFloat = 3.0
+    """A replica that has not renewed its lease for this long gets no traffic."""
+    drain_timeout_s: PositiveFloat = 60.0
+    """How long running requests may take when a replica is stopped."""
+    num_cpus: PositiveFloat = 1.0
+    """Ray CPUs that a replica reserves."""
+
+
+class LogSettings(Section):
+    """Structured logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is written."""
+    format: Literal["console", "json"] = "console"
+    """For people or for machines."""
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="TRUNKLINE__",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    model: str = "demo"
+    """Directory of a model in Hugging Face format, or `demo` for the one that ships with Trunkline."""
+    model_name: str | None = None
+    """Name under which clients ask for it; without one, the directory's name."""
+    redis: RedisSettings = RedisSettings()
+    router: RouterSettings = RouterSettings()
+    engine: EngineSettings = EngineSettings()
+    replica: ReplicaSettings = ReplicaSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(path: Path | None = None, **overrides: object) -> Settings:
+    """Settings from the YAML file at `path`, the environment and `overrides`, the last one winning.
+
+    Raises pydantic.ValidationError, which names the field, and FileNotFoundError.
+    """
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(f"settings file {path} does not exist")
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, path)
+
+    return Settings.model_construct(**dict(Sourced(**overrides)))  # type: ignore[arg-type]

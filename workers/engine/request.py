@@ -1,0 +1,64 @@
+"""What comes into the engine and what goes out of it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from workers.engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to continue. `params.n` samples come out of it."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    priority: int = 0
+    """Higher is served first."""
+    deadline: float | None = None
+    """On time.monotonic(); the request ends with FinishReason.DEADLINE when it passes."""
+    cache_salt: bytes = b""
+    """Mixed into the block hashes, so that tenants do not share prefixes."""
+
+
+class FinishReason(Enum):
+    """Why a sample ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability (natural, before temperature and filters) of a token and of the likeliest ones."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+    """(token id, logprob), best first."""
+
+
+@dataclass(slots=True)
+class SampleOutput:
+    """New tokens of one sample, as one step made them."""
+
+    request_id: str
+    index: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The token that ended the sample, which stands in token_ids too."""
+    error: str = ""
+    """What went wrong, with FinishReason.ERROR."""
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    """With the first output of the request, if asked for: one for each prompt token from the second on."""
+    request_done: bool = False
+    """Whether all samples of the request have ended."""
+    cached_prompt_tokens: int = 0
+    """Prompt tokens found in the prefix cache; set with request_done."""
+    queue_s: float = 0.0
+    """Seconds until the engine took the request up; set with request_done."""
