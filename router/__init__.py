@@ -1,0 +1,1 @@
+"""The front door: gRPC and HTTP servers, text, admission, routing and dispatch."""

@@ -1,0 +1,60 @@
+"""What the router counts, for Prometheus; names follow vLLM's where the meaning is the same."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """All series of one router, in a collector registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        model = ("model",)
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From admission to the first token.", _LATENCY_S
+        )
+        self.time_per_output_token = self._histogram(
+            "time_per_output_token_seconds", "Mean gap between a request's tokens.", _TOKEN_S
+        )
+        self.e2e_latency = self._histogram(
+            "e2e_request_latency_seconds", "From admission to the last token.", _LATENCY_S
+        )
+        self.prompt_tokens = self._counter(
+            "prompt_tokens", "Prompt tokens of ended requests.", model
+        )
+        self.cached_prompt_tokens = self._counter(
+            "cached_prompt_tokens", "Of these, found in the prefix cache.", model
+        )
+        self.generation_tokens = self._counter(
+            "generation_tokens", "Tokens delivered to clients.", model
+        )
+        self.samples_finished = self._counter(
+            "samples_finished", "Samples by finish reason.", ("model", "finish_reason")
+        )
+        self.requests_failed = self._counter(
+            "requests_failed", "Requests by error reason.", ("model", "reason")
+        )
+        self.dispatches = self._counter(
+            "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
+        )
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
+        self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
+
+    def render(self) -> bytes:
+        """All series in the text format of CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"trunkline:{name}", text, ("model",), buckets=buckets, registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"trunkline:{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"trunkline:{name}", text, labels, registry=self._registry)
