@@ -1,0 +1,1 @@
+"""Text and tokens: chat templates, tokenizing, incremental detokenizing and stop strings."""

@@ -1,0 +1,53 @@
+"""The end of a sample by a string in its text."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class StopMatch(NamedTuple):
+    """What a piece of text adds to a sample."""
+
+    text: str
+    """Text that no stop string can take back any more."""
+    stop_string: str | None
+    """The stop string found; `text` ends before it and the sample is over."""
+
+
+class StopStrings:
+    """Looks for stop strings in a text that arrives in pieces.
+
+    The string that is complete first wins; of several that end at the same character, the longest.
+    So the outcome is the same for any split of the text.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._beginnings = {stop[:end] for stop in self._stops for end in range(1, len(stop))}
+        self._longest_beginning = max(map(len, self._beginnings), default=0)
+        self._held = ""
+
+    def push(self, text: str) -> StopMatch:
+        """Takes the next piece of text; after a match, nothing more may be pushed."""
+        if not self._stops:
+            return StopMatch(text, None)
+        text, stops = self._held + text, self._stops
+        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in text]
+        if found:
+            end, _, stop = min(found)
+            self._held = ""
+            return StopMatch(text[: end - len(stop)], stop)
+        kept = self._num_held(text)
+        self._held = text[len(text) - kept :]
+        return StopMatch(text[: len(text) - kept], None)
+
+    def flush(self) -> str:
+        """What was held back, when no more text will come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _num_held(self, text: str) -> int:
+        """Length of the longest suffix of `text` with which a stop string may begin."""
+        for length in range(min(self._longest_beginning, len(text)), 0, -1):
+            if text[len(text) - length :] in self._beginnings:
+                return length
+        return 0

@@ -1,0 +1,87 @@
+"""A model's text side does what its tokenizer and template say."""
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from cluster.errors import Reason, RequestError
+from router.text.codec import TextCodec
+from tests.tokenizers_fixture import (
+    SAMPLE_TEXT,
+    byte_level_tokenizer,
+    model_card,
+    sentencepiece_tokenizer,
+)
+
+BYTE_LEVEL = TextCodec(model_card(byte_level_tokenizer()))
+SENTENCEPIECE = TextCodec(model_card(sentencepiece_tokenizer()))
+any_codec = st.sampled_from([BYTE_LEVEL, SENTENCEPIECE])
+
+MESSAGES = [{"role": "user", "content": "Grüße 🙂"}]
+
+
+@given(any_codec, st.text(st.sampled_from(SAMPLE_TEXT)))
+def test_text_survives_encoding(codec: TextCodec, text: str) -> None:
+    assert codec.decode(codec.encode(text)) == text
+
+
+@given(any_codec, st.text(st.sampled_from(SAMPLE_TEXT)))
+def test_the_bytes_of_tokens_add_up_to_the_text(codec: TextCodec, text: str) -> None:
+    ids = codec.encode(text, add_special_tokens=False)
+    joined = b"".join(codec.token_bytes(token_id) for token_id in ids)
+    assert joined.removeprefix(b" ") == text.encode().removeprefix(b" ")
+
+
+def test_special_tokens_have_a_name_but_no_text() -> None:
+    bos = BYTE_LEVEL.encode("")
+    assert [BYTE_LEVEL.token_bytes(token_id) for token_id in bos] == [b"<|bos|>"]
+    assert BYTE_LEVEL.decode(bos) == ""
+    assert SENTENCEPIECE.token_bytes(2) == b"</s>"
+
+
+def test_an_id_outside_the_vocabulary_is_no_text() -> None:
+    assert BYTE_LEVEL.token_bytes(4_000_000_000) == b""
+    assert BYTE_LEVEL.decode([4_000_000_000]) == ""
+
+
+def test_a_chat_is_encoded_as_transformers_encodes_it() -> None:
+    """In particular the beginning of the sequence is not marked twice."""
+    template = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}"
+    card = model_card(byte_level_tokenizer(), chat_template=template)
+    theirs = cast(Any, PreTrainedTokenizerFast)(
+        tokenizer_object=byte_level_tokenizer(), bos_token="<|bos|>", chat_template=template
+    )
+    ids = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert TextCodec(card).encode_chat(MESSAGES) == ids
+    assert ids.count(0) == 1
+
+
+def test_training_settings_of_a_tokenizer_neither_cut_nor_pad_prompts() -> None:
+    tokenizer = byte_level_tokenizer()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    codec = TextCodec(model_card(tokenizer))
+    assert codec.encode(SAMPLE_TEXT) == BYTE_LEVEL.encode(SAMPLE_TEXT)
+    assert codec.encode("a") == BYTE_LEVEL.encode("a")
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [(None, "has no chat template"), ("\n{% for %}", "broken chat template: line 2")],
+)
+def test_a_model_without_a_working_template_refuses_chats(
+    template: str | None, problem: str
+) -> None:
+    codec = TextCodec(model_card(byte_level_tokenizer(), chat_template=template))
+    with pytest.raises(RequestError, match=problem) as caught:
+        codec.encode_chat(MESSAGES)
+    assert (caught.value.reason, caught.value.field) == (Reason.INVALID_ARGUMENT, "model")
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused() -> None:
+    card = model_card(byte_level_tokenizer(), tokenizer_json="{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
+        TextCodec(card)
