@@ -1,0 +1,179 @@
+"""Sampler: draws follow the distribution asked for, and depend on seed, position and logits only."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.engine.logprobs import token_logprobs
+from workers.engine.request import Request
+from workers.engine.sampler import Sampler
+from workers.engine.sampling_params import SamplingParams
+from workers.engine.sequence import RequestGroup, Sequence
+
+VOCAB = 3000
+
+
+def make_sequence(params: SamplingParams, output: list[int] | None = None) -> Sequence:
+    request = Request("r", [1, 2, 3], params)
+    sequence = Sequence(RequestGroup(request, 0, 0.0, max_output=100, root_hash=b""), 0)
+    for token_id in output or []:
+        sequence.append(token_id)
+    return sequence
+
+
+def draw(logits: torch.Tensor, params: SamplingParams, output: list[int] | None = None) -> int:
+    (one,) = Sampler((0,)).sample(logits.clone()[None], [(make_sequence(params, output), 0)])
+    assert not one.error
+    return one.token_id
+
+
+def random_logits(seed: int, rows: int = 1) -> torch.Tensor:
+    return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+PARAMS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 7, 2000, 10**6]),
+    top_p=st.sampled_from([1.0, 0.999, 0.9, 0.1]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    seed=st.integers(0, 2**64 - 1),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(params=st.lists(PARAMS, min_size=1, max_size=8), data=st.data())
+def test_a_row_draws_the_same_in_any_batch(
+    params: list[SamplingParams], data: st.DataObject
+) -> None:
+    logits = random_logits(data.draw(st.integers(0, 5)), len(params))
+    targets = [(make_sequence(p), index) for index, p in enumerate(params)]
+    together = Sampler((0,)).sample(logits.clone(), targets)
+    for row, target in enumerate(targets):
+        (alone,) = Sampler((0,)).sample(logits[row].clone()[None], [target])
+        assert alone == together[row]
+
+
+@settings(max_examples=40, deadline=None)
+@given(params=PARAMS, seed=st.integers(0, 5))
+def test_only_tokens_that_the_filters_leave_are_drawn(params: SamplingParams, seed: int) -> None:
+    logits = random_logits(seed)[0]
+    token_id = draw(logits, params)
+    scaled = logits.double() / (params.temperature or 1e-9)
+    rank = int((scaled > scaled[token_id]).sum())
+    assert rank < (params.top_k or VOCAB)
+    kept = scaled.sort(descending=True).values[: params.top_k or VOCAB].softmax(-1)
+    assert rank == 0 or float(kept[:rank].sum()) < params.top_p + 1e-5
+    assert float(scaled[token_id] - scaled.max()) >= (
+        torch.tensor(params.min_p).log() - 1e-4 if params.min_p else -torch.inf
+    )
+
+
+@pytest.mark.parametrize("extra", [{}, {"top_k": 4}, {"top_p": 0.9}, {"min_p": 0.05}])
+def test_frequencies_match_the_distribution(extra: Mapping[str, float]) -> None:
+    """Over many seeds, tokens come as often as the filtered softmax says (chi-square, p > 1e-4)."""
+    probabilities = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.04, 0.01])
+    keep = {"top_k": 4, "top_p": 4, "min_p": 5}.get(next(iter(extra), ""), 6)
+    expected = probabilities[:keep] / probabilities[:keep].sum()
+    num_draws = 4000
+    logits = probabilities.log().repeat(num_draws, 1)
+    params = [SamplingParams(seed=seed, **extra) for seed in range(num_draws)]  # type: ignore[arg-type]
+    drawn = Sampler((0,)).sample(logits, [(make_sequence(p), 0) for p in params])
+    counts = Counter(one.token_id for one in drawn)
+    assert set(counts) <= set(range(keep))
+    chi2 = sum(
+        (counts[i] - num_draws * float(p)) ** 2 / (num_draws * float(p))
+        for i, p in enumerate(expected)
+    )
+    assert chi2 < 25.7, counts  # the 1e-4 quantile of chi-square with 5 degrees of freedom
+
+
+def test_positions_and_samples_draw_independently() -> None:
+    """The pairs drawn at two positions, or by two samples, are uncorrelated."""
+    logits = torch.zeros(2000, 2)
+    params = [SamplingParams(seed=seed) for seed in range(2000)]
+
+    def bits(index: int, output: list[int]) -> torch.Tensor:
+        targets = [(make_sequence(p, output), index) for p in params]
+        draws = Sampler((0,)).sample(logits.clone(), targets)
+        return torch.tensor([one.token_id for one in draws], dtype=torch.float32)
+
+    base = bits(0, [])
+    for other in (bits(1, []), bits(0, [1]), bits(0, [1, 1])):
+        correlation = float(torch.corrcoef(torch.stack([base, other]))[0, 1])
+        assert abs(correlation) < 0.1
+        assert 0.45 < float(other.mean()) < 0.55
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    logits = random_logits(1)[0]
+    assert draw(logits, SamplingParams(temperature=0.0)) == int(logits.argmax())
+
+
+def test_penalties_equal_transformers() -> None:
+    """Repetition penalty as transformers' processor; counts as OpenAI documents them."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits = random_logits(2)[0]
+    sequence = make_sequence(SamplingParams(repetition_penalty=1.3), [7, 7, 9])
+    from workers.engine.logits_rules import apply_rules
+
+    ours = logits.clone()
+    apply_rules(ours, sequence, ())
+    theirs = RepetitionPenaltyLogitsProcessor(1.3)(
+        torch.tensor([sequence.token_ids]), logits.clone()[None]
+    )[0]
+    torch.testing.assert_close(ours, theirs)
+    ours = logits.clone()
+    params = SamplingParams(frequency_penalty=0.5, presence_penalty=0.25)
+    apply_rules(ours, make_sequence(params, [7, 7, 9]), ())
+    theirs = logits.clone()
+    theirs[7] -= 2 * 0.5 + 0.25
+    theirs[9] -= 0.5 + 0.25
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_bias_allowed_and_banned_tokens() -> None:
+    logits = random_logits(3)[0]
+    best = int(logits.argmax())
+    assert draw(logits, SamplingParams(temperature=0, logit_bias={5: 100.0})) == 5
+    assert draw(logits, SamplingParams(temperature=0, banned_token_ids=(best,))) != best
+    assert draw(logits, SamplingParams(temperature=1, allowed_token_ids=(8, 9))) in (8, 9)
+
+
+def test_no_end_before_min_tokens() -> None:
+    logits = torch.zeros(VOCAB)
+    logits[0], logits[4] = 50.0, 40.0
+    params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=(4,))
+    assert draw(logits, params, [9]) not in (0, 4)
+    assert draw(logits, params, [9, 9]) == 0
+
+
+def test_a_row_that_is_not_finite_fails_alone() -> None:
+    logits = random_logits(4, 3)
+    logits[1, 17] = torch.nan
+    targets = [(make_sequence(SamplingParams(temperature=t)), 0) for t in (0.0, 1.0, 1.0)]
+    clean = Sampler((0,)).sample(random_logits(4, 3), targets)
+    dirty = Sampler((0,)).sample(logits, targets)
+    assert dirty[1].error
+    assert (dirty[0], dirty[2]) == (clean[0], clean[2])
+
+
+def test_a_row_with_every_token_banned_fails() -> None:
+    params = SamplingParams(allowed_token_ids=(3,), banned_token_ids=(3,))
+    (one,) = Sampler((0,)).sample(random_logits(5), [(make_sequence(params), 0)])
+    assert one.error
+
+
+def test_logprobs_are_log_softmax() -> None:
+    logits = random_logits(6, 2)
+    expected = logits.log_softmax(-1)
+    for row, found in enumerate(token_logprobs(logits, [11, 12], 3)):
+        assert found.logprob == pytest.approx(float(expected[row, found.token_id]), abs=1e-5)
+        best = expected[row].topk(3)
+        assert [token_id for token_id, _ in found.top] == best.indices.tolist()
+        assert [p for _, p in found.top] == pytest.approx(best.values.tolist(), abs=1e-5)

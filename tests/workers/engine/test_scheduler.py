@@ -1,0 +1,180 @@
+"""Scheduler: budgets are kept, everyone is served in the end, and no block leaks."""
+
+from dataclasses import dataclass
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.engine.batch import Chunk
+from workers.engine.block_pool import BlockPool
+from workers.engine.kv_blocks import KVBlocks
+from workers.engine.request import Request
+from workers.engine.sampling_params import SamplingParams
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import RequestGroup, Sequence
+
+BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Wish:
+    prompt: str
+    output: int
+    arrives: int
+    n: int = 1
+    priority: int = 0
+
+
+WISHES = st.lists(
+    st.builds(
+        Wish,
+        prompt=st.text("ab", min_size=1, max_size=40),
+        output=st.integers(1, 24),
+        arrives=st.integers(0, 30),
+        n=st.integers(1, 3),
+        priority=st.integers(-1, 1),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def make_scheduler(
+    num_blocks: int, *, budget: int = 16, seqs: int = 6, window: int | None = None
+) -> Scheduler:
+    blocks = KVBlocks(BlockPool(num_blocks), BLOCK, share_prefixes=True, window=window)
+    return Scheduler(blocks, max_num_seqs=seqs, max_num_batched_tokens=budget)
+
+
+def make_group(wish: Wish, number: int) -> RequestGroup:
+    params = SamplingParams(n=wish.n, max_tokens=wish.output)
+    request = Request(str(number), [ord(c) for c in wish.prompt], params, priority=wish.priority)
+    return RequestGroup(
+        request, number, 0.0, max_output=wish.output, root_hash=b"", is_forked=wish.n == 1
+    )
+
+
+class Simulation:
+    """Runs the scheduler against a model that computes nothing, and watches it."""
+
+    def __init__(self, scheduler: Scheduler, budget: int, seqs: int) -> None:
+        self.scheduler = scheduler
+        self.budget = budget
+        self.seqs = seqs
+        self.order: list[tuple[str, int]] = []
+        self.steps = 0
+
+    def step(self) -> None:
+        batch = self.scheduler.schedule()
+        self.steps += 1
+        assert batch.chunks, "somebody waits or runs, but nothing was scheduled"
+        assert sum(chunk.length for chunk in batch.chunks) == batch.num_tokens <= self.budget
+        assert len({id(chunk.sequence) for chunk in batch.chunks}) == len(batch.chunks)
+        self.check_writes(batch.chunks)
+        for chunk in batch.chunks:
+            chunk.sequence.num_computed = chunk.end
+            self.scheduler.blocks.register_full(chunk.sequence)
+        for chunk in batch.chunks:
+            if chunk.end == len(chunk.sequence.token_ids):
+                self.sample(chunk.sequence)
+        assert len(self.scheduler.running) <= self.seqs
+        self.check_books()
+
+    def check_writes(self, chunks: list[Chunk]) -> None:
+        """No step writes into a block that somebody else holds too."""
+        for chunk in chunks:
+            table = chunk.sequence.block_table
+            for i in range(chunk.start // BLOCK, -(-chunk.end // BLOCK)):
+                assert table[i] != 0
+                assert self.scheduler.blocks.pool.num_holders(table[i]) == 1
+
+    def sample(self, sequence: Sequence) -> None:
+        group = sequence.group
+        new = [sequence]
+        if not group.is_forked:
+            group.is_forked = True
+            new += [self.scheduler.fork(sequence, i) for i in range(1, group.request.params.n)]
+        for one in new:
+            one.append(ord("x") + one.index)
+            if one.num_output >= group.max_output:
+                self.scheduler.remove(one)
+                self.order.append((group.request.request_id, one.index))
+
+    def check_books(self) -> None:
+        live = {id(s): s for s in [*self.scheduler.running, *self.scheduler.waiting()]}
+        self.scheduler.blocks.pool.check_integrity(
+            [[n for n in s.block_table if n] for s in live.values()]
+        )
+
+    def run(self, wishes: list[Wish]) -> None:
+        pending = sorted(enumerate(wishes), key=lambda pair: pair[1].arrives)
+        for now in count():
+            while pending and pending[0][1].arrives <= now:
+                number, wish = pending.pop(0)
+                self.scheduler.add(make_group(wish, number))
+            if self.scheduler.running or self.scheduler.num_waiting:
+                self.step()
+            elif not pending:
+                return
+            assert now < 5000, "somebody starves"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    wishes=WISHES,
+    num_blocks=st.integers(18, 60),
+    budget=st.integers(1, 40),
+    window=st.one_of(st.none(), st.integers(1, 20)),
+)
+def test_everyone_is_served_within_budget_and_nothing_leaks(
+    wishes: list[Wish], num_blocks: int, budget: int, window: int | None
+) -> None:
+    """Any load that fits one at a time is served whole, whatever the cache, budget and window."""
+    scheduler = make_scheduler(num_blocks, budget=budget, window=window)
+    simulation = Simulation(scheduler, budget, 6)
+    simulation.run(wishes)
+    assert sorted(simulation.order) == sorted(
+        (str(number), index) for number, wish in enumerate(wishes) for index in range(wish.n)
+    )
+    assert scheduler.blocks.pool.num_available == num_blocks - 1
+
+
+def test_decodes_go_on_while_a_long_prompt_is_read() -> None:
+    scheduler = make_scheduler(100, budget=8)
+    simulation = Simulation(scheduler, 8, 6)
+    scheduler.add(make_group(Wish("ab", 30, 0), 0))
+    simulation.step()
+    (decoding,) = scheduler.running
+    scheduler.add(make_group(Wish("b" * 64, 2, 0), 1))
+    for _ in range(8):
+        before = decoding.num_output
+        simulation.step()
+        assert decoding.num_output == before + 1
+
+
+def test_higher_priority_starts_first() -> None:
+    scheduler = make_scheduler(100, seqs=1)
+    simulation = Simulation(scheduler, 16, 1)
+    for number, priority in enumerate((0, 5, 1)):
+        scheduler.add(make_group(Wish("ab", 2, 0, priority=priority), number))
+    while scheduler.running or scheduler.num_waiting:
+        simulation.step()
+    assert [name for name, _ in simulation.order] == ["1", "2", "0"]
+
+
+def test_known_lengths_are_admitted_without_preemption() -> None:
+    """With outputs of known length, admission looks far enough ahead that nobody is preempted."""
+    scheduler = make_scheduler(40, budget=64)
+    simulation = Simulation(scheduler, 64, 6)
+    simulation.run([Wish("ab" * 10, 24, i) for i in range(12)])
+    assert scheduler.num_preemptions == 0
+
+
+def test_a_windowed_sequence_outgrows_the_cache() -> None:
+    """With a sliding window in every layer, a sequence may be longer than the cache."""
+    scheduler = make_scheduler(12, budget=8, window=8)
+    simulation = Simulation(scheduler, 8, 6)
+    simulation.run([Wish("a" * 60, 60, 0)])
+    assert simulation.order == [("0", 0)]
+    assert scheduler.num_preemptions == 0

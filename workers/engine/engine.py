@@ -1,0 +1,282 @@
+"""The engine: requests in, one step at a time, tokens out."""
+
+import heapq
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, perf_counter
+
+import torch
+
+from cluster.errors import Reason, RequestError, invalid
+from cluster.model_card import ModelCard
+from cluster.prefix.block_hash import root_hash
+from cluster.settings import EngineSettings
+from workers.engine.batch import Batch
+from workers.engine.block_pool import BlockPool
+from workers.engine.card import model_card
+from workers.engine.intake import Intake
+from workers.engine.kv_blocks import KVBlocks
+from workers.engine.load import Load
+from workers.engine.memory import free_bytes
+from workers.engine.model_runner import ModelRunner, Sample, StepResult
+from workers.engine.rates import Rates
+from workers.engine.request import FinishReason, Request, SampleOutput
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import RequestGroup, Sequence
+from workers.engine.stats import Stats
+from workers.layers.kv_cache import KVCache
+from workers.models.causal_lm import CausalLM
+from workers.models.loader import load_model
+
+
+class Engine:
+    """Serves one model. Not thread-safe: one thread makes all calls.
+
+    Raises what `load_model` raises if the model cannot be served, and ValueError if the KV cache
+    has no room for a single block.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        settings: EngineSettings,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model_dir = model_dir
+        self._settings = settings
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
+        self.model = load_model(
+            model_dir,
+            dtype=_DTYPES[settings.dtype],
+            device=_device(settings),
+            attention=settings.attention,
+            progress=progress,
+        )
+        config = self.model.config
+        self.max_model_len = min(
+            settings.max_model_len or config.max_position_embeddings, config.max_position_embeddings
+        )
+        self.stats = Stats()
+        self._rates = Rates()
+        num_blocks = self._num_blocks()
+        self.blocks = KVBlocks(
+            BlockPool(num_blocks),
+            settings.block_size,
+            share_prefixes=settings.enable_prefix_caching,
+            window=_common_window(self.model),
+        )
+        self._scheduler = Scheduler(
+            self.blocks,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+        )
+        cache = KVCache.allocate(
+            config, num_blocks, settings.block_size, self.model.dtype, self.model.device
+        )
+        self._runner = ModelRunner(self.model, cache, settings.block_size, self.stats.watch)
+        self._intake = Intake(
+            self.blocks,
+            vocab_size=config.vocab_size,
+            max_model_len=self.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            step_tokens=settings.max_num_batched_tokens,
+        )
+        self._card = model_card(model_dir, config, settings.block_size, self.max_model_len)
+        self._groups: dict[str, RequestGroup] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        self._num_arrived = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return bool(self._groups)
+
+    def card(self, name: str) -> ModelCard:
+        """What routers have to know about the model, under the name it is served by."""
+        return self._card.model_copy(update={"name": name})
+
+    def add(self, request: Request) -> None:
+        """Take a request. Raises RequestError (INVALID_ARGUMENT, QUEUE_FULL)."""
+        if request.request_id in self._groups:
+            raise invalid("request_id", request.request_id, "an id that is not in use")
+        if self._scheduler.num_waiting >= self._settings.max_waiting_requests:
+            raise RequestError(Reason.QUEUE_FULL, "the engine's queue is full", retry_after_s=1.0)
+        group = RequestGroup(
+            request=request,
+            arrival=self._num_arrived,
+            arrived_at=monotonic(),
+            max_output=self._intake.max_output(request),
+            root_hash=root_hash(
+                self._card.fingerprint, self._settings.block_size, salt=request.cache_salt
+            ),
+            is_forked=request.params.n == 1,
+        )
+        self._num_arrived += 1
+        self._groups[request.request_id] = group
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.request_id))
+        self._scheduler.add(group)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request and free its blocks; nothing more is said of it. Unknown ids are fine."""
+        group = self._groups.pop(request_id, None)
+        if group is not None:
+            for sequence in list(group.live):
+                self._scheduler.remove(sequence)
+
+    def step(self) -> list[SampleOutput]:
+        """Compute one step; what has become of the requests in it."""
+        watch = self.stats.watch
+        watch.start()
+        began = perf_counter()
+        outputs = self._expire()
+        batch = self._scheduler.schedule()
+        watch.lap("schedule")
+        if batch.chunks:
+            result = self._runner.run(batch)
+            outputs += self._commit(batch, result)
+            self._count(batch, result, perf_counter() - began)
+            watch.lap("commit")
+        return outputs
+
+    def load(self) -> Load:
+        """How busy the engine is."""
+        pool = self.blocks.pool
+        return Load(
+            running_sequences=len(self._scheduler.running),
+            waiting_requests=self._scheduler.num_waiting,
+            queued_prefill_tokens=self._scheduler.queued_tokens,
+            free_blocks=pool.num_available,
+            total_blocks=pool.num_blocks,
+            prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
+            decode_tokens_per_s=self._rates.decode_tokens_per_s,
+        )
+
+    def check_integrity(self) -> None:
+        """Compare the block pool's books with what sequences hold. Raises AssertionError."""
+        tables = (s.block_table for group in self._groups.values() for s in group.live)
+        self.blocks.pool.check_integrity(tables)
+
+    def clear_prefix_cache(self) -> None:
+        """Forget all cached prefixes."""
+        self.blocks.pool.clear_cache()
+
+    def _num_blocks(self) -> int:
+        """Blocks of the cache, the null block included: what fits, but no more than can be used."""
+        settings, model = self._settings, self.model
+        block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
+        budget = settings.kv_cache_bytes or free_bytes(model.device)
+        usable = settings.max_num_seqs * -(-self.max_model_len // settings.block_size)
+        return 1 + min(budget // block_bytes, usable)
+
+    def _expire(self) -> list[SampleOutput]:
+        """End the requests whose deadline has passed."""
+        outputs: list[SampleOutput] = []
+        now = monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            group = self._groups.get(heapq.heappop(self._deadlines)[1])
+            for sequence in list(group.live) if group else ():
+                outputs.append(self._end(sequence, FinishReason.DEADLINE, []))
+        return outputs
+
+    def _commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
+        """Take a step's results into the sequences."""
+        now = monotonic()
+        for chunk in batch.chunks:
+            sequence, group = chunk.sequence, chunk.sequence.group
+            sequence.num_computed = chunk.end
+            self.blocks.register_full(sequence)
+            if group.started_at is None:
+                group.started_at = now
+                self.stats.prompt_tokens += sequence.num_prompt
+                self.stats.hit_tokens += group.cached_prompt_tokens
+        for chunk, logprobs in result.prompt_logprobs:
+            # Assigned by position, since a preempted prompt is computed again.
+            chunk.sequence.group.prompt_logprobs[chunk.start :] = logprobs
+        owners = [self._owner(sample) for sample in result.samples]
+        return [
+            self._accept(sequence, sample)
+            for sequence, sample in zip(owners, result.samples, strict=True)
+        ]
+
+    def _owner(self, sample: Sample) -> Sequence:
+        """The sequence that the sampled token goes to: a new one when the request forks."""
+        sequence = sample.sequence
+        if sample.index == sequence.index:
+            return sequence
+        sequence.group.is_forked = True
+        return self._scheduler.fork(sequence, sample.index)
+
+    def _accept(self, sequence: Sequence, sample: Sample) -> SampleOutput:
+        """Add a sampled token to its sequence, and end it if that was its last."""
+        if sample.draw.error:
+            self._quarantine(sequence)
+            return self._end(sequence, FinishReason.ERROR, [], error=sample.draw.error)
+        token_id = sample.draw.token_id
+        sequence.append(token_id)
+        logprobs = [] if sample.logprob is None else [sample.logprob]
+        params = sequence.group.request.params
+        is_eos = not params.ignore_eos and token_id in self.model.config.eos_token_ids
+        if is_eos or token_id in params.stop_token_ids:
+            output = self._end(sequence, FinishReason.STOP, [token_id])
+            output.stop_token_id = token_id
+        elif sequence.num_output >= sequence.group.max_output:
+            output = self._end(sequence, FinishReason.LENGTH, [token_id])
+        else:
+            output = SampleOutput(sequence.group.request.request_id, sequence.index, [token_id])
+        output.logprobs = logprobs
+        output.prompt_logprobs, sequence.group.prompt_logprobs = sequence.group.prompt_logprobs, []
+        return output
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, token_ids: list[int], error: str = ""
+    ) -> SampleOutput:
+        group = sequence.group
+        self._scheduler.remove(sequence)
+        if (
+            reason in (FinishReason.STOP, FinishReason.LENGTH)
+            and not group.request.params.ignore_eos
+        ):
+            self._scheduler.output_length.observe(sequence.num_output)
+        output = SampleOutput(group.request.request_id, sequence.index, token_ids)
+        output.finish_reason = reason
+        output.error = error
+        if not group.live:
+            del self._groups[group.request.request_id]
+            output.request_done = True
+            output.cached_prompt_tokens = group.cached_prompt_tokens
+            output.queue_s = (group.started_at or monotonic()) - group.arrived_at
+        return output
+
+    def _quarantine(self, sequence: Sequence) -> None:
+        """Keep values that are not finite from reaching others by way of the sequence's blocks."""
+        pool, table = self.blocks.pool, sequence.block_table
+        self.stats.failed_samples += 1
+        for number in table[:1]:
+            pool.forget(number)
+        self._runner.forget_content([b for b in table if b and pool.num_holders(b) == 1])
+
+    def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
+        num_decode = sum(chunk.length == 1 and chunk.samples for chunk in batch.chunks)
+        num_prefill = batch.num_tokens - num_decode
+        self._rates.observe(num_prefill, num_decode, seconds)
+        self.stats.steps += 1
+        self.stats.prefill_tokens += num_prefill
+        self.stats.decode_tokens += len(result.samples)
+        self.stats.preemptions = self._scheduler.num_preemptions
+
+
+_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _device(settings: EngineSettings) -> torch.device:
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def _common_window(model: CausalLM) -> int | None:
+    """The sliding window if every layer has one; the widest, if they differ."""
+    windows = [window for window in model.config.windows if window is not None]
+    return max(windows) if len(windows) == len(model.config.windows) else None

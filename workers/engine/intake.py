@@ -1,0 +1,60 @@
+"""What the engine checks before it takes a request."""
+
+from collections.abc import Iterable
+
+from cluster.errors import invalid
+from workers.engine.kv_blocks import KVBlocks
+from workers.engine.request import Request
+
+
+class Intake:
+    """Refuses requests that could never be served; what passes can be, given time."""
+
+    def __init__(
+        self,
+        blocks: KVBlocks,
+        *,
+        vocab_size: int,
+        max_model_len: int,
+        max_num_seqs: int,
+        step_tokens: int,
+    ) -> None:
+        self._blocks = blocks
+        self._vocab_size = vocab_size
+        self._max_model_len = max_model_len
+        self._max_num_seqs = max_num_seqs
+        self._step_tokens = step_tokens
+
+    def max_output(self, request: Request) -> int:
+        """The tokens that each sample may have. Raises RequestError (INVALID_ARGUMENT)."""
+        params = request.params
+        self._check_tokens("prompt_token_ids", request.prompt_token_ids)
+        self._check_tokens("logit_bias", params.logit_bias)
+        self._check_tokens("allowed_token_ids", params.allowed_token_ids)
+        self._check_tokens("banned_token_ids", params.banned_token_ids)
+        self._check_tokens("stop_token_ids", params.stop_token_ids)
+        if params.n > self._max_num_seqs:
+            raise invalid("n", params.n, f"at most {self._max_num_seqs} samples at a time")
+        return self._output_room(request)
+
+    def _output_room(self, request: Request) -> int:
+        num_prompt = len(request.prompt_token_ids)
+        limit = self._max_model_len
+        room = limit - num_prompt
+        if not num_prompt or room < 1:
+            raise invalid("prompt", f"{num_prompt} tokens", f"1 to {limit - 1} tokens")
+        max_output = room if request.params.max_tokens is None else request.params.max_tokens
+        if max_output > room:
+            accepted = f"at most {room} beside {num_prompt} prompt tokens (context of {limit})"
+            raise invalid("max_tokens", max_output, accepted)
+        needed = self._blocks.peak_blocks(num_prompt + max_output, self._step_tokens)
+        total = self._blocks.pool.num_blocks
+        if needed > total:
+            accepted = f"at most {total * self._blocks.block_size}, the size of the KV cache"
+            raise invalid("prompt and max_tokens", num_prompt + max_output, accepted)
+        return max_output
+
+    def _check_tokens(self, name: str, token_ids: Iterable[int]) -> None:
+        bad = next((t for t in token_ids if not 0 <= t < self._vocab_size), None)
+        if bad is not None:
+            raise invalid(name, bad, f"token ids in [0, {self._vocab_size})")

@@ -1,0 +1,133 @@
+"""Block tables of sequences: which blocks a sequence holds, and what it shares with others."""
+
+from cluster.prefix.block_hash import block_hash, block_hashes
+from workers.engine.block_pool import BlockPool
+from workers.engine.sequence import Sequence
+
+CopyPair = tuple[int, int]
+"""(source block, destination block)"""
+
+
+class KVBlocks:
+    """Gives sequences their blocks, and shares blocks of equal prefixes between them.
+
+    `window` is the number of tokens that every layer can look back at, None if any layer sees all.
+    """
+
+    def __init__(
+        self, pool: BlockPool, block_size: int, *, share_prefixes: bool, window: int | None
+    ) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self._share_prefixes = share_prefixes
+        self._window = window
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens`."""
+        return -(-num_tokens // self.block_size)
+
+    def peak_blocks(self, num_tokens: int, step_tokens: int) -> int:
+        """Blocks that a sequence of `num_tokens` cannot do without at its longest.
+
+        `step_tokens` is how many tokens one step may add.
+        """
+        if self._window is not None:
+            num_tokens = min(num_tokens, self._window + step_tokens + self.block_size)
+        return self.blocks_for(num_tokens)
+
+    def adopt_prefix(self, sequence: Sequence) -> int:
+        """Hold the cached blocks of the sequence's longest known prefix; returns their tokens.
+
+        At least one token is left to compute, since its logits are wanted.
+        """
+        if not self._share_prefixes:
+            return 0
+        if not sequence.block_hashes:
+            sequence.block_hashes = block_hashes(
+                sequence.group.root_hash, sequence.token_ids, self.block_size
+            )
+        usable = (len(sequence.token_ids) - 1) // self.block_size
+        blocks = self.pool.match(sequence.block_hashes[:usable])
+        self.pool.hold(blocks)
+        sequence.block_table = blocks
+        sequence.num_registered = len(blocks)
+        sequence.num_computed = len(blocks) * self.block_size
+        return sequence.num_computed
+
+    def blocks_needed(self, sequence: Sequence, num_tokens: int) -> int:
+        """Blocks to allocate before `num_tokens` more can be computed, copies on write included."""
+        end = sequence.num_computed + num_tokens
+        missing = self.blocks_for(end) - len(sequence.block_table)
+        return missing + (self._shared_tail(sequence) is not None)
+
+    def extend(self, sequence: Sequence, num_tokens: int) -> CopyPair | None:
+        """Make room for `num_tokens` more tokens.
+
+        The caller has made sure that `blocks_needed` are available. Returns the copy to make before
+        the step if the block to be written is shared.
+        """
+        table = sequence.block_table
+        copy = None
+        shared = self._shared_tail(sequence)
+        if shared is not None:
+            source = table[shared]
+            table[shared] = self.pool.allocate()
+            self.pool.release([source])
+            copy = (source, table[shared])
+        for _ in range(self.blocks_for(sequence.num_computed + num_tokens) - len(table)):
+            table.append(self.pool.allocate())
+        return copy
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let `child`, which has the same tokens, share all of `parent`'s blocks."""
+        self.pool.hold(number for number in parent.block_table if number)
+        child.block_table = list(parent.block_table)
+        child.block_hashes = list(parent.block_hashes)
+        child.num_registered = parent.num_registered
+        child.num_window_freed = parent.num_window_freed
+        child.num_computed = parent.num_computed
+
+    def register_full(self, sequence: Sequence) -> None:
+        """Offer the blocks that have become full to the prefix cache."""
+        if not self._share_prefixes or sequence.num_window_freed:
+            return
+        table, hashes = sequence.block_table, sequence.block_hashes
+        for i in range(sequence.num_registered, sequence.num_computed // self.block_size):
+            if i == len(hashes):
+                tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
+                hashes.append(block_hash(hashes[-1] if i else sequence.group.root_hash, tokens))
+            table[i] = self.pool.register(table[i], hashes[i], table[i - 1] if i else None)
+            sequence.num_registered = i + 1
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back all blocks; what is cached stays findable."""
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_registered = 0
+        sequence.num_window_freed = 0
+        sequence.num_computed = 0
+
+    def release_behind_window(self, sequence: Sequence) -> int:
+        """Give back blocks that no layer will look at again; returns how many were let go.
+
+        Done only when blocks run short: until then they are worth more as cached prefixes. What
+        follows them cannot be found without them, so it leaves the prefix cache too.
+        """
+        if self._window is None:
+            return 0
+        first_visible = max(0, sequence.num_computed - self._window + 1) // self.block_size
+        first, last = sequence.num_window_freed, min(first_visible, len(sequence.block_table))
+        for i in range(first, last):
+            number = sequence.block_table[i]
+            self.pool.forget(number)
+            sequence.block_table[i] = 0
+            self.pool.release([number])
+        sequence.num_window_freed = max(first, last)
+        return sequence.num_window_freed - first
+
+    def _shared_tail(self, sequence: Sequence) -> int | None:
+        """The index of a half-full block that others hold too."""
+        index, offset = divmod(sequence.num_computed, self.block_size)
+        if offset and self.pool.num_holders(sequence.block_table[index]) > 1:
+            return index
+        return None

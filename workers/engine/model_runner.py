@@ -1,0 +1,129 @@
+"""Runs a step's plan through the model and draws its tokens."""
+
+from typing import NamedTuple
+
+import torch
+
+from workers.engine.batch import Batch, Chunk
+from workers.engine.batch_tensors import build
+from workers.engine.logprobs import token_logprobs
+from workers.engine.request import TokenLogprob
+from workers.engine.sampler import Draw, Sampler
+from workers.engine.sequence import Sequence
+from workers.engine.stopwatch import Stopwatch
+from workers.layers.kv_cache import KVCache
+from workers.models.causal_lm import CausalLM
+
+_LOGITS_ROWS = 256
+"""Prompt rows whose logits are held in memory at a time."""
+
+
+class Sample(NamedTuple):
+    """A token drawn for one sample of a request."""
+
+    sequence: Sequence
+    index: int
+    """Of the sample; differs from the sequence's own when the request is about to fork."""
+    draw: Draw
+    logprob: TokenLogprob | None
+
+
+class StepResult(NamedTuple):
+    """What a step brought forth."""
+
+    samples: list[Sample]
+    prompt_logprobs: list[tuple[Chunk, list[TokenLogprob]]]
+
+
+class ModelRunner:
+    """Owns the model and the KV cache's tensors."""
+
+    def __init__(self, model: CausalLM, cache: KVCache, block_size: int, watch: Stopwatch) -> None:
+        self._model = model
+        self._cache = cache
+        self._block_size = block_size
+        self._sampler = Sampler(model.config.eos_token_ids)
+        self._watch = watch
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> StepResult:
+        """Compute the batch's chunks and sample where they reach their sequence's end."""
+        self._cache.copy_blocks(batch.copies)
+        tensors = build(batch, self._block_size, self._model.device)
+        plan = self._model.prepare(tensors.attention)
+        self._watch.lap("build")
+        hidden = self._model.forward(tensors.token_ids, tensors.positions, self._cache, plan)
+        starts = tensors.attention.query_starts
+        prompt_logprobs = [
+            (chunk, self._prompt_logprobs(hidden[start : start + chunk.length], chunk))
+            for chunk, start in zip(batch.chunks, starts, strict=False)
+            if _wants_prompt_logprobs(chunk)
+        ]
+        ends = [
+            (chunk.sequence, start + chunk.length - 1)
+            for chunk, start in zip(batch.chunks, starts, strict=False)
+            if chunk.samples
+        ]
+        if not ends:
+            self._watch.lap("forward")
+            return StepResult([], prompt_logprobs)
+        logits = self._model.logits(hidden[torch.tensor([row for _, row in ends])])
+        self._watch.lap("forward")
+        samples = self._sample(logits, [sequence for sequence, _ in ends])
+        self._watch.lap("sample")
+        return StepResult(samples, prompt_logprobs)
+
+    def forget_content(self, blocks: list[int]) -> None:
+        """Clear blocks that hold values which are not finite, before anyone else gets them."""
+        self._cache.zero_blocks(blocks)
+
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sample]:
+        targets = [(s, index) for s in sequences for index in _sample_indices(s)]
+        rows = [row for row, s in enumerate(sequences) for _ in _sample_indices(s)]
+        if len(rows) > len(sequences):
+            logits = logits[rows]
+        wants = [s.group.request.params.top_logprobs for s, _ in targets]
+        original = logits.clone() if any(want is not None for want in wants) else logits
+        draws = self._sampler.sample(logits, targets)
+        logprobs = _logprobs_of(original, [draw.token_id for draw in draws], wants)
+        return [
+            Sample(sequence, index, draw, logprob)
+            for (sequence, index), draw, logprob in zip(targets, draws, logprobs, strict=True)
+        ]
+
+    def _prompt_logprobs(self, hidden: torch.Tensor, chunk: Chunk) -> list[TokenLogprob]:
+        """For the prompt tokens that follow the chunk's rows, hidden [L, H]."""
+        sequence = chunk.sequence
+        following = sequence.token_ids[chunk.start + 1 : min(chunk.end + 1, sequence.num_prompt)]
+        num_top = sequence.group.request.params.prompt_top_logprobs or 0
+        found: list[TokenLogprob] = []
+        for first in range(0, len(following), _LOGITS_ROWS):
+            part = following[first : first + _LOGITS_ROWS]
+            logits = self._model.logits(hidden[first : first + len(part)])
+            found += token_logprobs(logits, part, num_top)
+        return found
+
+
+def _sample_indices(sequence: Sequence) -> range:
+    """The samples that the sequence's next token is drawn for: all of them before the fork."""
+    group = sequence.group
+    if group.is_forked:
+        return range(sequence.index, sequence.index + 1)
+    return range(group.request.params.n)
+
+
+def _wants_prompt_logprobs(chunk: Chunk) -> bool:
+    wanted = chunk.sequence.group.request.params.prompt_top_logprobs is not None
+    return wanted and chunk.sequence.num_output == 0
+
+
+def _logprobs_of(
+    logits: torch.Tensor, token_ids: list[int], wants: list[int | None]
+) -> list[TokenLogprob | None]:
+    found: list[TokenLogprob | None] = [None] * len(wants)
+    for num_top in {want for want in wants if want is not None}:
+        rows = [row for row, want in enumerate(wants) if want == num_top]
+        batch = token_logprobs(logits[rows], [token_ids[row] for row in rows], num_top)
+        for row, logprob in zip(rows, batch, strict=True):
+            found[row] = logprob
+    return found

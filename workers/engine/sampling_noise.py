@@ -1,0 +1,48 @@
+"""Noise for sampling that depends on (seed, sample, position, token) only.
+
+Because it is a function and not a stream, a request draws the same tokens alone or in any batch,
+before or after a preemption, on this replica or the next one.
+"""
+
+import struct
+from hashlib import blake2b
+
+import torch
+
+_UNIT = 2.0**-23
+
+
+def row_key(seed: int, index: int, position: int) -> tuple[int, int]:
+    """Two 32-bit words (as signed integers) for the token at `position` of sample `index`."""
+    counter = struct.pack("<QIQ", seed, index, position)
+    low, high = struct.unpack("<ii", blake2b(counter, digest_size=8).digest())
+    return low, high
+
+
+def gumbel(token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise for each (row, token).
+
+    Args:
+        token_ids: int32 [R, C], or [1, C] for the same tokens in every row.
+        keys: int32 [R, 2] from `row_key`.
+
+    Returns:
+        float32 [R, C]. Adding it to logits and taking the largest draws from their softmax
+        (Gumbel-max; Maddison et al. 2014).
+    """
+    bits = token_ids * -0x61C88647 ^ keys[:, :1]  # 2**32 divided by the golden ratio, as int32
+    bits = _avalanche_(bits)
+    bits ^= keys[:, 1:]
+    bits = _avalanche_(bits)
+    uniform = (bits & 0x7FFFFF).to(torch.float32).add_(0.5).mul_(_UNIT)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def _avalanche_(bits: torch.Tensor) -> torch.Tensor:
+    """MurmurHash3's 32-bit finalizer, in place on int32 [R, C]: every input bit moves every output bit."""
+    bits ^= (bits >> 16) & 0xFFFF
+    bits *= -0x7A143595
+    bits ^= (bits >> 13) & 0x7FFFF
+    bits *= -0x3D4D51CB
+    bits ^= (bits >> 16) & 0xFFFF
+    return bits

@@ -1,0 +1,168 @@
+"""Which tokens the next step computes.
+
+There is no prefill phase and no decode phase: every sequence has tokens whose KV is not computed
+yet, one while decoding and many while its prompt is read, and a step spends one token budget on
+them. Chunked prefill, prefix hits and recomputation after preemption are the same rule.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import chain
+
+from workers.engine.admission import Admission
+from workers.engine.batch import Batch, Chunk
+from workers.engine.kv_blocks import KVBlocks
+from workers.engine.output_length import OutputLength
+from workers.engine.sequence import RequestGroup, Sequence
+
+_Rank = tuple[int, int, int]
+
+
+class Scheduler:
+    """Orders requests by priority, then arrival; decodes go before prefills within a step.
+
+    Blocks are taken as needed. If they run short, sequences first give back what their sliding
+    window has left, then the lowest-ranking one is preempted: it gives back everything, waits at
+    its old rank and is recomputed later.
+    """
+
+    def __init__(self, blocks: KVBlocks, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.blocks = blocks
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.output_length = OutputLength()
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._admission = Admission(blocks, self.output_length, max_num_batched_tokens)
+        self._waiting: list[tuple[_Rank, Sequence]] = []
+        self._blocked: Sequence | None = None
+        """The first to wait, if it had no place and nobody has left since."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait."""
+        return len(self._waiting)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens not yet computed, of running and waiting sequences."""
+        sequences = chain(self.running, self.waiting())
+        return sum(s.num_uncomputed for s in sequences if s.num_uncomputed > 1)
+
+    def waiting(self) -> Iterator[Sequence]:
+        """The sequences that wait, in no particular order."""
+        return (sequence for _, sequence in self._waiting)
+
+    def add(self, group: RequestGroup) -> None:
+        """Queue a request; its first sample will read the prompt."""
+        sequence = Sequence(group, 0)
+        group.live.append(sequence)
+        self._wait(sequence)
+
+    def fork(self, parent: Sequence, index: int) -> Sequence:
+        """Start another sample of the request, which shares all that `parent` has so far."""
+        child = Sequence(parent.group, index)
+        self.blocks.fork(parent, child)
+        parent.group.live.append(child)
+        self.running.append(child)
+        return child
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended, wherever it is, and release its blocks."""
+        self._blocked = None
+        self.blocks.release(sequence)
+        sequence.group.live.remove(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+            heapq.heapify(self._waiting)
+
+    def schedule(self) -> Batch:
+        """The next step; a sequence is in it at most once. Empty only if nothing waits or runs."""
+        self.running.sort(key=_rank)
+        batch = Batch()
+        budget = self._max_num_batched_tokens
+        decodes = [s for s in self.running if s.num_uncomputed == 1]
+        prefills = [s for s in self.running if s.num_uncomputed > 1]
+        for sequence in chain(decodes, prefills):
+            if not sequence.block_table:  # preempted in favour of one before it
+                continue
+            num_tokens = min(sequence.num_uncomputed, budget - batch.num_tokens)
+            if num_tokens and self._make_room(sequence, num_tokens, batch):
+                self._take(sequence, num_tokens, batch)
+        while batch.num_tokens < budget and self._start_next(budget - batch.num_tokens, batch):
+            pass
+        return batch
+
+    def _start_next(self, budget: int, batch: Batch) -> bool:
+        """Let the first of those that wait run, if it may."""
+        if not self._waiting:
+            return False
+        sequence = self._waiting[0][1]
+        group = sequence.group
+        if self.running and not self._has_place(sequence):
+            return False
+        if group.request.params.prompt_top_logprobs is None or sequence.num_output:
+            self.blocks.adopt_prefix(sequence)
+        num_tokens = min(sequence.num_uncomputed, budget)
+        if self._is_short(sequence, num_tokens):
+            self.blocks.release_behind_window(sequence)
+            if self._is_short(sequence, num_tokens):
+                self.blocks.release(sequence)
+                return False
+        if not sequence.num_output:
+            group.cached_prompt_tokens = sequence.num_computed
+        heapq.heappop(self._waiting)
+        self.running.append(sequence)
+        self._take(sequence, num_tokens, batch)
+        return True
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        if sequence is self._blocked:
+            return False
+        places = sum(_places(other.group) for other in self.running) + _places(sequence.group)
+        if places <= self._max_num_seqs and self._admission.fits(sequence, self.running):
+            return True
+        self._blocked = sequence
+        return False
+
+    def _is_short(self, sequence: Sequence, num_tokens: int) -> bool:
+        return self.blocks.blocks_needed(sequence, num_tokens) > self.blocks.pool.num_available
+
+    def _take(self, sequence: Sequence, num_tokens: int, batch: Batch) -> None:
+        copy = self.blocks.extend(sequence, num_tokens)
+        batch.add(Chunk(sequence, sequence.num_computed, num_tokens), copy)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, batch: Batch) -> bool:
+        """Free the blocks that the sequence needs; False if it had to yield to others itself."""
+        if not self._is_short(sequence, num_tokens):
+            return True
+        for other in self.running:
+            self.blocks.release_behind_window(other)
+        while self._is_short(sequence, num_tokens):
+            victim = max(self.running, key=_rank)
+            self._preempt(victim, batch)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence, batch: Batch) -> None:
+        self.num_preemptions += 1
+        self._blocked = None
+        batch.drop(sequence)
+        self.running.remove(sequence)
+        self.blocks.release(sequence)
+        self._wait(sequence)
+
+    def _wait(self, sequence: Sequence) -> None:
+        heapq.heappush(self._waiting, (_rank(sequence), sequence))
+
+
+def _rank(sequence: Sequence) -> _Rank:
+    return (-sequence.group.request.priority, sequence.group.arrival, sequence.index)
+
+
+def _places(group: RequestGroup) -> int:
+    """Sequences that the request's next sequence stands for: all its samples before the fork."""
+    return 1 if group.is_forked else group.request.params.n

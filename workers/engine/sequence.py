@@ -1,0 +1,94 @@
+"""One sample of one request on its way through the engine."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from workers.engine.request import Request, TokenLogprob
+
+
+class Sequence:
+    """Tokens, and how far the model has come with them.
+
+    Three lengths rule everything: ``num_prompt <= len(token_ids)`` and
+    ``num_computed <= len(token_ids)``. A step computes tokens
+    ``num_computed .. num_computed + n``; when it reaches the end, it samples one more.
+    """
+
+    __slots__ = (
+        "_output_counts",
+        "block_hashes",
+        "block_table",
+        "group",
+        "index",
+        "num_computed",
+        "num_registered",
+        "num_window_freed",
+        "token_ids",
+    )
+
+    def __init__(self, group: "RequestGroup", index: int) -> None:
+        self.group = group
+        self.index = index
+        self.token_ids = list(group.request.prompt_token_ids)
+        self.num_computed = 0
+        self.block_table: list[int] = []
+        self.block_hashes: list[bytes] = []
+        self.num_registered = 0
+        """Blocks of the table that have been offered to the prefix cache."""
+        self.num_window_freed = 0
+        """Blocks at the table's start that the sliding window has left and that were given back."""
+        self._output_counts: dict[int, int] | None = None
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens that the client sent."""
+        return len(self.group.request.prompt_token_ids)
+
+    @property
+    def num_output(self) -> int:
+        """Tokens that were sampled."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose KV is not in the cache; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """The tokens that were sampled."""
+        return self.token_ids[self.num_prompt :]
+
+    def append(self, token_id: int) -> None:
+        """Add a sampled token."""
+        self.token_ids.append(token_id)
+        if self._output_counts is not None:
+            self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
+
+    def count_outputs(self) -> dict[int, int]:
+        """Occurrences of each output token; kept up to date from the first time on."""
+        if self._output_counts is None:
+            self._output_counts = dict(Counter(self.output_token_ids))
+        return self._output_counts
+
+
+@dataclass(slots=True, eq=False)
+class RequestGroup:
+    """A request and the samples that come of it."""
+
+    request: Request
+    arrival: int
+    """Order of arrival."""
+    arrived_at: float
+    """On time.monotonic()."""
+    max_output: int
+    """Tokens that each sample may have at the most."""
+    root_hash: bytes
+    """What the hash of the first block is chained to."""
+    live: list[Sequence] = field(default_factory=list)
+    """Samples that have not ended; before the prompt is computed, the first one alone."""
+    is_forked: bool = False
+    """Whether the samples beyond the first have been made."""
+    started_at: float | None = None
+    cached_prompt_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
