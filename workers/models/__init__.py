@@ -1,0 +1,1 @@
+"""Decoder-only language models in Hugging Face format: configuration, weights, forward pass."""

@@ -1,0 +1,9 @@
+"""Why a model cannot be loaded."""
+
+
+class UnsupportedModelError(ValueError):
+    """A model whose configuration asks for something that is not implemented."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint whose files or tensors are not what its configuration promises."""
