@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ModelCard(BaseModel):
-    """A model as routers see it: enough to turn text into tokens and back, and to check requests."""
+    """A model as routers see it: enough to turn text into tokens and to check requests."""
 
     model_config = ConfigDict(frozen=True)
 

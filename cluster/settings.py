@@ -25,7 +25,7 @@ class RedisSettings(Section):
     """Where the cluster's shared state lives."""
 
     url: str | None = None
-    """redis://, rediss:// or unix:// URL; without one, `trunkline serve` starts a private server."""
+    """redis://, rediss:// or unix:// URL; without one, `trunkline serve` starts its own."""
     namespace: str = Field(default="trunkline", pattern=r"^[a-z0-9-]{1,40}$")
     """Prefix of every key, so that clusters can share a server."""
 
@@ -47,6 +47,10 @@ class RouterSettings(Section):
     """How long a request may wait for a replica to become ready."""
     max_attempts: PositiveInt = 3
     """Replicas tried for a request whose replica was lost before the first token."""
+    max_request_s: PositiveFloat = 3600.0
+    """How long a request may take, whatever deadline it sets itself."""
+    replica_silence_s: PositiveFloat = 10.0
+    """A replica that has sent nothing on its stream for this long counts as lost."""
     drain_timeout_s: PositiveFloat = 60.0
     """How long running requests may take after SIGTERM."""
     max_prompt_bytes: PositiveInt = 4 * 1024 * 1024
@@ -116,7 +120,7 @@ class Settings(BaseSettings):
     )
 
     model: str = "demo"
-    """Directory of a model in Hugging Face format, or `demo` for the one that ships with Trunkline."""
+    """Directory of a model in Hugging Face format, or `demo` for the built-in one."""
     model_name: str | None = None
     """Name under which clients ask for it; without one, the directory's name."""
     redis: RedisSettings = RedisSettings()

@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 
-class OutOfBlocks(Exception):
+class OutOfBlocksError(Exception):
     """No block is free and none can be evicted."""
 
 
@@ -59,7 +59,7 @@ class BlockPool:
         return len(self._cached)
 
     def allocate(self) -> int:
-        """A block with one holder and undefined content. Raises OutOfBlocks."""
+        """A block with one holder and undefined content. Raises OutOfBlocksError."""
         if not self._free:
             self._evict()
         number = self._free.pop()
@@ -75,7 +75,7 @@ class BlockPool:
             block.holders += 1
 
     def release(self, numbers: Sequence[int]) -> None:
-        """Take a holder from each of a sequence's blocks, given in order; null blocks are skipped."""
+        """Take a holder from each of a sequence's blocks, in order; null blocks are skipped."""
         self._clock += 1
         for number in reversed(numbers):
             if number:
@@ -212,7 +212,7 @@ class BlockPool:
                 if parent is not None and parent.holders == 0:
                     self._enter_leaf(parent)
                 return
-        raise OutOfBlocks
+        raise OutOfBlocksError
 
     def _uncache(self, block: _Block) -> None:
         assert block.hash is not None

@@ -13,16 +13,17 @@ from cluster.prefix.block_hash import root_hash
 from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
+from workers.engine.bookkeeper import Bookkeeper
 from workers.engine.card import model_card
 from workers.engine.intake import Intake
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.load import Load
 from workers.engine.memory import free_bytes
-from workers.engine.model_runner import ModelRunner, Sample, StepResult
+from workers.engine.model_runner import ModelRunner, StepResult
 from workers.engine.rates import Rates
 from workers.engine.request import FinishReason, Request, SampleOutput
 from workers.engine.scheduler import Scheduler
-from workers.engine.sequence import RequestGroup, Sequence
+from workers.engine.sequence import RequestGroup
 from workers.engine.stats import Stats
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
@@ -75,6 +76,7 @@ class Engine:
             config, num_blocks, settings.block_size, self.model.dtype, self.model.device
         )
         self._runner = ModelRunner(self.model, cache, settings.block_size, self.stats.watch)
+        self._keeper = Bookkeeper(self._scheduler, self._runner, self.stats, config.eos_token_ids)
         self._intake = Intake(
             self.blocks,
             vocab_size=config.vocab_size,
@@ -119,7 +121,7 @@ class Engine:
         self._scheduler.add(group)
 
     def cancel(self, request_id: str) -> None:
-        """Forget a request and free its blocks; nothing more is said of it. Unknown ids are fine."""
+        """Forget a request and free its blocks; no output will name it. Unknown ids are fine."""
         group = self._groups.pop(request_id, None)
         if group is not None:
             for sequence in list(group.live):
@@ -135,9 +137,12 @@ class Engine:
         watch.lap("schedule")
         if batch.chunks:
             result = self._runner.run(batch)
-            outputs += self._commit(batch, result)
+            outputs += self._keeper.commit(batch, result)
             self._count(batch, result, perf_counter() - began)
-            watch.lap("commit")
+        for output in outputs:
+            if output.request_done:
+                del self._groups[output.request_id]
+        watch.lap("commit")
         return outputs
 
     def load(self) -> Load:
@@ -168,94 +173,19 @@ class Engine:
         block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
         budget = settings.kv_cache_bytes or free_bytes(model.device)
         usable = settings.max_num_seqs * -(-self.max_model_len // settings.block_size)
-        return 1 + min(budget // block_bytes, usable)
+        return int(1 + min(budget // block_bytes, usable))
 
     def _expire(self) -> list[SampleOutput]:
         """End the requests whose deadline has passed."""
         outputs: list[SampleOutput] = []
         now = monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            group = self._groups.get(heapq.heappop(self._deadlines)[1])
-            for sequence in list(group.live) if group else ():
-                outputs.append(self._end(sequence, FinishReason.DEADLINE, []))
+            deadline, request_id = heapq.heappop(self._deadlines)
+            group = self._groups.get(request_id)
+            if group is not None and group.request.deadline == deadline:
+                for sequence in list(group.live):
+                    outputs.append(self._keeper.end(sequence, FinishReason.DEADLINE, []))
         return outputs
-
-    def _commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
-        """Take a step's results into the sequences."""
-        now = monotonic()
-        for chunk in batch.chunks:
-            sequence, group = chunk.sequence, chunk.sequence.group
-            sequence.num_computed = chunk.end
-            self.blocks.register_full(sequence)
-            if group.started_at is None:
-                group.started_at = now
-                self.stats.prompt_tokens += sequence.num_prompt
-                self.stats.hit_tokens += group.cached_prompt_tokens
-        for chunk, logprobs in result.prompt_logprobs:
-            # Assigned by position, since a preempted prompt is computed again.
-            chunk.sequence.group.prompt_logprobs[chunk.start :] = logprobs
-        owners = [self._owner(sample) for sample in result.samples]
-        return [
-            self._accept(sequence, sample)
-            for sequence, sample in zip(owners, result.samples, strict=True)
-        ]
-
-    def _owner(self, sample: Sample) -> Sequence:
-        """The sequence that the sampled token goes to: a new one when the request forks."""
-        sequence = sample.sequence
-        if sample.index == sequence.index:
-            return sequence
-        sequence.group.is_forked = True
-        return self._scheduler.fork(sequence, sample.index)
-
-    def _accept(self, sequence: Sequence, sample: Sample) -> SampleOutput:
-        """Add a sampled token to its sequence, and end it if that was its last."""
-        if sample.draw.error:
-            self._quarantine(sequence)
-            return self._end(sequence, FinishReason.ERROR, [], error=sample.draw.error)
-        token_id = sample.draw.token_id
-        sequence.append(token_id)
-        logprobs = [] if sample.logprob is None else [sample.logprob]
-        params = sequence.group.request.params
-        is_eos = not params.ignore_eos and token_id in self.model.config.eos_token_ids
-        if is_eos or token_id in params.stop_token_ids:
-            output = self._end(sequence, FinishReason.STOP, [token_id])
-            output.stop_token_id = token_id
-        elif sequence.num_output >= sequence.group.max_output:
-            output = self._end(sequence, FinishReason.LENGTH, [token_id])
-        else:
-            output = SampleOutput(sequence.group.request.request_id, sequence.index, [token_id])
-        output.logprobs = logprobs
-        output.prompt_logprobs, sequence.group.prompt_logprobs = sequence.group.prompt_logprobs, []
-        return output
-
-    def _end(
-        self, sequence: Sequence, reason: FinishReason, token_ids: list[int], error: str = ""
-    ) -> SampleOutput:
-        group = sequence.group
-        self._scheduler.remove(sequence)
-        if (
-            reason in (FinishReason.STOP, FinishReason.LENGTH)
-            and not group.request.params.ignore_eos
-        ):
-            self._scheduler.output_length.observe(sequence.num_output)
-        output = SampleOutput(group.request.request_id, sequence.index, token_ids)
-        output.finish_reason = reason
-        output.error = error
-        if not group.live:
-            del self._groups[group.request.request_id]
-            output.request_done = True
-            output.cached_prompt_tokens = group.cached_prompt_tokens
-            output.queue_s = (group.started_at or monotonic()) - group.arrived_at
-        return output
-
-    def _quarantine(self, sequence: Sequence) -> None:
-        """Keep values that are not finite from reaching others by way of the sequence's blocks."""
-        pool, table = self.blocks.pool, sequence.block_table
-        self.stats.failed_samples += 1
-        for number in table[:1]:
-            pool.forget(number)
-        self._runner.forget_content([b for b in table if b and pool.num_holders(b) == 1])
 
     def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
         num_decode = sum(chunk.length == 1 and chunk.samples for chunk in batch.chunks)

@@ -35,8 +35,9 @@ class Completion(NamedTuple):
 class LLM:
     """Generates offline with the engine that serves online: no Ray, Redis or sockets.
 
-    >>> llm = LLM("path/to/model")                              # doctest: +SKIP
-    >>> llm.generate(["def add(a, b):"], SamplingParams(max_tokens=16))[0].samples[0].text  # doctest: +SKIP
+    llm = LLM("path/to/model")
+    (completion,) = llm.generate(["def add(a, b):"], SamplingParams(max_tokens=16))
+    print(completion.samples[0].text)
     """
 
     def __init__(self, model: Path | str, settings: EngineSettings | None = None) -> None:

@@ -20,7 +20,7 @@ def needs_rules(sequence: Sequence) -> bool:
 
 
 def apply_rules(logits: torch.Tensor, sequence: Sequence, eos_token_ids: tuple[int, ...]) -> None:
-    """Change one row of logits, float32 [V], in place: penalties, bias, allowed and banned tokens."""
+    """Apply penalties, bias, allowed and banned tokens in place to one row, float32 [V]."""
     params = sequence.group.request.params
     if params.repetition_penalty != 1.0:
         _repetition_penalty(logits, sequence, params.repetition_penalty)
@@ -42,7 +42,7 @@ def apply_rules(logits: torch.Tensor, sequence: Sequence, eos_token_ids: tuple[i
 
 def _repetition_penalty(logits: torch.Tensor, sequence: Sequence, penalty: float) -> None:
     """CTRL's rule (Keskar et al. 2019): seen tokens become less likely, whatever the sign."""
-    seen = torch.tensor(sequence.token_ids, device=logits.device).unique()
+    seen = torch.tensor(list(set(sequence.token_ids)), device=logits.device)
     values = logits[seen]
     logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
 

@@ -22,8 +22,8 @@ class Sample(NamedTuple):
     """A token drawn for one sample of a request."""
 
     sequence: Sequence
-    index: int
-    """Of the sample; differs from the sequence's own when the request is about to fork."""
+    number: int
+    """Which of the request's samples; not the sequence's own when the request is about to fork."""
     draw: Draw
     logprob: TokenLogprob | None
 
@@ -73,7 +73,7 @@ class ModelRunner:
         self._watch.lap("sample")
         return StepResult(samples, prompt_logprobs)
 
-    def forget_content(self, blocks: list[int]) -> None:
+    def clear_blocks(self, blocks: list[int]) -> None:
         """Clear blocks that hold values which are not finite, before anyone else gets them."""
         self._cache.zero_blocks(blocks)
 

@@ -33,7 +33,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability (natural, before temperature and filters) of a token and of the likeliest ones."""
+    """Natural log-probability of a token and of the likeliest ones, before any filter."""
 
     token_id: int
     logprob: float
@@ -55,7 +55,7 @@ class SampleOutput:
     error: str = ""
     """What went wrong, with FinishReason.ERROR."""
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    """With the first output of the request, if asked for: one for each prompt token from the second on."""
+    """With the request's first output, if asked for: one per prompt token from the second on."""
     request_done: bool = False
     """Whether all samples of the request have ended."""
     cached_prompt_tokens: int = 0

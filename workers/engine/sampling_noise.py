@@ -39,7 +39,7 @@ def gumbel(token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def _avalanche_(bits: torch.Tensor) -> torch.Tensor:
-    """MurmurHash3's 32-bit finalizer, in place on int32 [R, C]: every input bit moves every output bit."""
+    """MurmurHash3's 32-bit finalizer, in place on int32 [R, C]."""
     bits ^= (bits >> 16) & 0xFFFF
     bits *= -0x7A143595
     bits ^= (bits >> 13) & 0x7FFFF

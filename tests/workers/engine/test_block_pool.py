@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from workers.engine.block_pool import BlockPool, OutOfBlocks
+from workers.engine.block_pool import BlockPool, OutOfBlocksError
 
 ROOT = b"root"
 
@@ -37,7 +37,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.content[number] = block_hash
                 parent = table[-1] if table else None
                 table.append(self.pool.register(number, block_hash, parent))
-        except OutOfBlocks:
+        except OutOfBlocksError:
             assert self.pool.num_available == 0
             self.pool.release(table)
             return
@@ -130,5 +130,5 @@ def test_twin_blocks_become_one() -> None:
 def test_an_empty_pool_raises() -> None:
     pool = BlockPool(2)
     pool.allocate()
-    with pytest.raises(OutOfBlocks):
+    with pytest.raises(OutOfBlocksError):
         pool.allocate()

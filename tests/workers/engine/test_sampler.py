@@ -1,4 +1,4 @@
-"""Sampler: draws follow the distribution asked for, and depend on seed, position and logits only."""
+"""Sampler: draws follow the distribution asked for and depend on seed, position, logits only."""
 
 from collections import Counter
 from collections.abc import Mapping

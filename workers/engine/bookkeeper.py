@@ -1,0 +1,106 @@
+"""Takes a step's results into the sequences, and says what has become of the requests."""
+
+from time import monotonic
+
+from workers.engine.batch import Batch
+from workers.engine.model_runner import ModelRunner, Sample, StepResult
+from workers.engine.request import FinishReason, SampleOutput
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Sequence
+from workers.engine.stats import Stats
+
+
+class Bookkeeper:
+    """Appends sampled tokens, forks requests into their samples, and ends samples."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        stats: Stats,
+        eos_token_ids: tuple[int, ...],
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._stats = stats
+        self._eos_token_ids = frozenset(eos_token_ids)
+
+    def commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
+        """The outputs of a step that computed `batch` and brought forth `result`."""
+        now = monotonic()
+        for chunk in batch.chunks:
+            sequence, group = chunk.sequence, chunk.sequence.group
+            sequence.num_computed = chunk.end
+            self._scheduler.blocks.register_full(sequence)
+            if group.started_at is None:
+                group.started_at = now
+                self._stats.prompt_tokens += sequence.num_prompt
+                self._stats.hit_tokens += group.cached_prompt_tokens
+        for chunk, logprobs in result.prompt_logprobs:
+            # Assigned by position, since a preempted prompt is computed again.
+            chunk.sequence.group.prompt_logprobs[chunk.start :] = logprobs
+        # All forks come first: a sample that ends with its first token gives its blocks back.
+        owners = [self._owner(sample) for sample in result.samples]
+        return [
+            self._accept(sequence, sample)
+            for sequence, sample in zip(owners, result.samples, strict=True)
+        ]
+
+    def end(
+        self, sequence: Sequence, reason: FinishReason, token_ids: list[int], error: str = ""
+    ) -> SampleOutput:
+        """The last output of a sample, whose blocks are given back."""
+        group = sequence.group
+        self._scheduler.remove(sequence)
+        if reason is FinishReason.STOP:
+            self._scheduler.output_length.observe(sequence.num_output)
+        output = SampleOutput(group.request.request_id, sequence.index, token_ids)
+        output.finish_reason = reason
+        output.error = error
+        if not group.live:
+            output.request_done = True
+            output.cached_prompt_tokens = group.cached_prompt_tokens
+            output.queue_s = (group.started_at or monotonic()) - group.arrived_at
+        return output
+
+    def _owner(self, sample: Sample) -> Sequence:
+        """The sequence that the sampled token goes to: a new one when the request forks."""
+        sequence = sample.sequence
+        if sample.number == sequence.index:
+            return sequence
+        sequence.group.is_forked = True
+        return self._scheduler.fork(sequence, sample.number)
+
+    def _accept(self, sequence: Sequence, sample: Sample) -> SampleOutput:
+        """Add a sampled token to its sequence, and end it if that was its last."""
+        if sample.draw.error:
+            self._quarantine(sequence)
+            return self.end(sequence, FinishReason.ERROR, [], sample.draw.error)
+        token_id = sample.draw.token_id
+        sequence.append(token_id)
+        group = sequence.group
+        if self._stops(sequence, token_id):
+            output = self.end(sequence, FinishReason.STOP, [token_id])
+            output.stop_token_id = token_id
+        elif sequence.num_output >= group.max_output:
+            output = self.end(sequence, FinishReason.LENGTH, [token_id])
+        else:
+            output = SampleOutput(group.request.request_id, sequence.index, [token_id])
+        if sample.logprob is not None:
+            output.logprobs = [sample.logprob]
+        output.prompt_logprobs, group.prompt_logprobs = group.prompt_logprobs, []
+        return output
+
+    def _stops(self, sequence: Sequence, token_id: int) -> bool:
+        params = sequence.group.request.params
+        is_eos = token_id in self._eos_token_ids and not params.ignore_eos
+        is_stop = is_eos or token_id in params.stop_token_ids
+        return is_stop and sequence.num_output >= params.min_tokens
+
+    def _quarantine(self, sequence: Sequence) -> None:
+        """Keep values that are not finite from reaching others by way of the sequence's blocks."""
+        pool, table = self._scheduler.blocks.pool, sequence.block_table
+        self._stats.failed_samples += 1
+        for number in table[:1]:
+            pool.forget(number)
+        self._runner.clear_blocks([b for b in table if b and pool.num_holders(b) == 1])
