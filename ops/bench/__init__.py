@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table, and writes rows that any two runs and engines compare by."""
