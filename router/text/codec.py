@@ -1,6 +1,6 @@
 """One model's text side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jinja2
 from tokenizers import Tokenizer
@@ -62,9 +62,9 @@ class TextCodec:
         """The bytes of one token inside a text, special tokens as their name."""
         return self._pieces.spelled(token_id)
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh incremental decoder, one for each sample."""
-        return Detokenizer(self._pieces)
+    def detokenizer(self, after: Iterable[int] = ()) -> Detokenizer:
+        """A fresh incremental decoder for one sample, which continues the prompt `after`."""
+        return Detokenizer(self._pieces, after)
 
 
 def _load_tokenizer(tokenizer_json: str) -> Tokenizer:

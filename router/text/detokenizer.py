@@ -1,7 +1,7 @@
 """Token ids to text, a few at a time."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from router.text.pieces import Pieces
 
@@ -9,17 +9,17 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """Incremental decoder of one sample.
+    """Incremental decoder of one sample, whose text follows that of the ids `after`.
 
     Whatever the ids are split into, the texts returned add up to the text of all ids, and none ends
     within a character: bytes that may become one are held back. Bytes that cannot become one are
     returned as U+FFFD. Special tokens are skipped. A push costs time in proportion to its own ids.
     """
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, after: Iterable[int] = ()) -> None:
         self._pieces = pieces
         self._utf8 = _Utf8Decoder(errors="replace")
-        self._at_start = True
+        self._at_start = all(pieces.first(token_id) is None for token_id in after)
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that `token_ids` complete."""

@@ -35,6 +35,18 @@ def test_the_bytes_of_tokens_add_up_to_the_text(codec: TextCodec, text: str) -> 
     assert joined.removeprefix(b" ") == text.encode().removeprefix(b" ")
 
 
+@given(any_codec, st.text(st.sampled_from(SAMPLE_TEXT)), st.text(st.sampled_from(SAMPLE_TEXT)))
+def test_prompt_and_continuation_add_up_to_the_whole_text(
+    codec: TextCodec, prompt: str, continuation: str
+) -> None:
+    """In particular a word at the border keeps the space before it."""
+    prompt_ids = codec.encode(prompt)
+    ids = codec.encode(continuation, add_special_tokens=False)
+    detokenizer = codec.detokenizer(prompt_ids)
+    continued = detokenizer.push(ids) + detokenizer.flush()
+    assert codec.decode(prompt_ids) + continued == codec.decode(prompt_ids + ids)
+
+
 def test_special_tokens_have_a_name_but_no_text() -> None:
     bos = BYTE_LEVEL.encode("")
     assert [BYTE_LEVEL.token_bytes(token_id) for token_id in bos] == [b"<|bos|>"]
