@@ -1,9 +1,28 @@
 """What the router does for clients, whatever protocol they speak."""
 
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
 
-from router.call import Call
 from trunkline.v1 import inference_pb2 as pb
+
+from cluster.settings import RouterSettings
+from router.call import Call
+from router.dispatch import Dispatch
+from router.fleet.fleet import Fleet
+from router.fleet.served_model import ServedModel
+from router.gate import Gate
+from router.generation import Generation
+from router.job import Job, make_job
+from router.metrics import Metrics
+from router.prompt import Prompt, of_chat, of_generate, of_tokenize
+from router.request_log import RequestLog
+from router.validation.checks import check_token_ids
+from router.validation.options import check_options, check_request_id, timeout_s
+
+Message = TypeVar("Message", pb.GenerateResponse, pb.ChatResponse)
+Encode = Callable[[ServedModel], Awaitable[Prompt]]
 
 
 class InferenceService:
@@ -15,29 +34,108 @@ class InferenceService:
     a message without `delta` is the last one and carries usage and timings.
     """
 
+    def __init__(
+        self, fleet: Fleet, gate: Gate, metrics: Metrics, settings: RouterSettings
+    ) -> None:
+        self._fleet = fleet
+        self._gate = gate
+        self._metrics = metrics
+        self._settings = settings
+
     @property
     def is_ready(self) -> bool:
         """Whether this router should be sent requests: it knows a model and is not draining."""
-        raise NotImplementedError
+        return self._gate.is_open and bool(self._fleet.models)
 
     def generate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Continue a prompt."""
-        raise NotImplementedError
+        return self._stream(pb.GenerateResponse, request, lambda m: of_generate(request, m), call)
 
     def chat(self, request: pb.ChatRequest, call: Call) -> AsyncGenerator[pb.ChatResponse, None]:
         """Answer a conversation."""
-        raise NotImplementedError
+        return self._stream(pb.ChatResponse, request, lambda m: of_chat(request, m), call)
 
-    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
         """Text or messages to token ids."""
-        raise NotImplementedError
+        with RequestLog(self._metrics, call) as request_log:
+            model = await self._fleet.find(request.model)
+            request_log.model = model.name
+            prompt = await of_tokenize(request, model)
+            return pb.TokenizeResponse(model=model.name, token_ids=prompt.token_ids)
 
-    async def detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
         """Token ids to text."""
-        raise NotImplementedError
+        with RequestLog(self._metrics, call) as request_log:
+            model = await self._fleet.find(request.model)
+            request_log.model = model.name
+            check_token_ids("token_ids", request.token_ids, model.card.vocab_size)
+            return pb.DetokenizeResponse(
+                model=model.name, text=model.codec.decode(request.token_ids)
+            )
 
     def list_models(self) -> pb.ListModelsResponse:
         """The models known to this router, by name."""
-        raise NotImplementedError
+        return pb.ListModelsResponse(models=[_describe(model) for model in self._fleet.models])
+
+    async def _stream(
+        self,
+        kind: type[Message],
+        request: pb.GenerateRequest | pb.ChatRequest,
+        encode: Encode,
+        call: Call,
+    ) -> AsyncGenerator[Message, None]:
+        with RequestLog(self._metrics, call) as request_log, self._gate.enter():
+            job = await self._admit(request, encode, call, request_log)
+            dispatch = Dispatch(
+                job,
+                self._metrics,
+                max_attempts=self._settings.max_attempts,
+                max_waiting_s=self._settings.max_waiting_s,
+            )
+            generation = Generation(job, dispatch, request_log.progress, kind)
+            async with aclosing(generation.messages()) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _admit(
+        self,
+        request: pb.GenerateRequest | pb.ChatRequest,
+        encode: Encode,
+        call: Call,
+        request_log: RequestLog,
+    ) -> Job:
+        options, progress = request.options, request_log.progress
+        check_request_id(options.request_id)
+        request_log.request_id = request_id = options.request_id or uuid.uuid4().hex
+        model = await self._fleet.find(request.model)
+        request_log.model = model.name
+        check_options(options, model.card.vocab_size)
+        request_log.labels = dict(options.metadata)
+        prompt = await encode(model)
+        job = make_job(
+            request_id,
+            model,
+            prompt,
+            options,
+            admitted_at=progress.admitted_at,
+            deadline=self._deadline(options, call, progress.admitted_at),
+        )
+        progress.prompt_tokens = len(prompt.token_ids)
+        return job
+
+    def _deadline(self, options: pb.RequestOptions, call: Call, admitted_at: float) -> float:
+        """The earliest of the client's, the request's own and the router's; on monotonic()."""
+        times_s = (timeout_s(options), self._settings.max_request_s)
+        deadlines = [admitted_at + seconds for seconds in times_s if seconds is not None]
+        return min(deadlines if call.deadline is None else [*deadlines, call.deadline])
+
+
+def _describe(model: ServedModel) -> pb.Model:
+    return pb.Model(
+        name=model.name,
+        max_model_len=model.card.max_model_len,
+        vocab_size=model.card.vocab_size,
+        ready_replicas=model.replicas.num_ready,
+    )

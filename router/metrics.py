@@ -1,6 +1,10 @@
 """What the router counts, for Prometheus; names follow vLLM's where the meaning is the same."""
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from router.progress import Progress
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,6 +51,24 @@ class Metrics:
     def render(self) -> bytes:
         """All series in the text format of CONTENT_TYPE."""
         return generate_latest(self._registry)
+
+    def count_tokens(self, model: str, progress: Progress) -> None:
+        """Count the tokens of a request, however it ended."""
+        self.prompt_tokens.labels(model).inc(progress.prompt_tokens)
+        self.cached_prompt_tokens.labels(model).inc(progress.cached_prompt_tokens)
+        self.generation_tokens.labels(model).inc(progress.completion_tokens)
+        if (seconds := progress.time_to_first_token_s) is not None:
+            self.time_to_first_token.labels(model).observe(seconds)
+
+    def count_success(self, model: str, progress: Progress) -> None:
+        """Count a request that was answered in full, if it was one for tokens."""
+        if not progress.finish_reasons:
+            return
+        self.e2e_latency.labels(model).observe(time.monotonic() - progress.admitted_at)
+        if (seconds := progress.time_per_output_token_s) is not None:
+            self.time_per_output_token.labels(model).observe(seconds)
+        for reason in progress.finish_reasons:
+            self.samples_finished.labels(model, reason).inc()
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(

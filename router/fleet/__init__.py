@@ -1,0 +1,1 @@
+"""The replicas a router knows, and its streams to them."""

@@ -1,0 +1,85 @@
+"""The replicas of one model."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+
+import structlog
+
+from cluster.registry import ReplicaRecord
+from router.fleet.replica_link import ReplicaLink
+from router.policies import Policy
+
+log = structlog.get_logger(__name__)
+
+LinkMaker = Callable[[ReplicaRecord, Callable[[], None]], ReplicaLink]
+"""Makes the link to a replica; the second argument is its `on_change`."""
+
+
+class ReplicaSet:
+    """Holds a link to every replica that is registered or still answering requests."""
+
+    def __init__(self, policy: Policy, make_link: LinkMaker) -> None:
+        self._policy = policy
+        self._make_link = make_link
+        self._links: dict[str, ReplicaLink] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take requests now."""
+        return sum(link.is_ready for link in self._links.values())
+
+    def has_news(self, records: Iterable[ReplicaRecord]) -> bool:
+        """Whether there is a replica among these that was not here before."""
+        return any(record.member not in self._links for record in records)
+
+    def follow(self, records: Iterable[ReplicaRecord]) -> None:
+        """Open links to new replicas and close those to replicas that are gone.
+
+        A replica that has left the registry gets no new requests, but keeps its link until it
+        has answered the last one.
+        """
+        registered = {record.member: record for record in records}
+        for member, link in list(self._links.items()):
+            link.registered = member in registered
+            if not link.registered and link.is_idle:
+                del self._links[member]
+                self._tasks.pop(member).cancel()
+        for member, record in registered.items():
+            if member not in self._links:
+                link = self._links[member] = self._make_link(record, self._announce)
+                self._tasks[member] = asyncio.create_task(link.run(), name=f"link {member}")
+                self._tasks[member].add_done_callback(_report_failure)
+        self._announce()
+
+    def choose(self, avoid: Collection[str], refused: Collection[str]) -> ReplicaLink | None:
+        """A ready replica by the policy, or None if there is none.
+
+        Those in `avoid` are taken only if there is no other, those in `refused` never. The
+        caller submits to it before anything else runs, so that the next choice sees the load.
+        """
+        ready = [
+            link for link in self._links.values() if link.is_ready and link.member not in refused
+        ]
+        candidates = [link for link in ready if link.member not in avoid] or ready
+        return self._policy.choose(candidates) if candidates else None
+
+    async def changed(self) -> None:
+        """Wait until replicas have come, gone, or changed in readiness."""
+        await self._changed.wait()
+
+    async def close(self) -> None:
+        """Close all links; what is under way on them is lost."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("link failed", task=task.get_name(), exc_info=error)

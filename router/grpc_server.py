@@ -1,0 +1,56 @@
+"""The gRPC server of a router."""
+
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from trunkline.v1 import inference_pb2
+from trunkline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+
+from router.grpc_servicer import GrpcInference
+from router.inference import InferenceService
+
+INFERENCE: Final = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+
+
+class GrpcServer:
+    """Serves Inference, grpc.health.v1 and reflection."""
+
+    def __init__(self, service: InferenceService, max_message_bytes: int) -> None:
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", max_message_bytes),
+                # Two routers on one port would each get some of the connections.
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            )
+        )
+        add_InferenceServicer_to_server(GrpcInference(service), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, with port 0 on a free one; returns the port. Raises RuntimeError if taken."""
+        await self.set_serving(False)
+        bound = self._server.add_insecure_port(f"{host}:{port}")
+        await self._server.start()
+        return bound
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health checks are told."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        await self._health.set("", status)
+        await self._health.set(INFERENCE, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no calls any more, and cancel those that take longer than `grace_s`."""
+        await self._server.stop(grace_s)

@@ -1,0 +1,75 @@
+"""A request that has been checked."""
+
+import random
+import time
+from dataclasses import dataclass
+
+from trunkline.internal.v1 import replica_pb2 as internal
+from trunkline.v1 import inference_pb2 as pb
+from trunkline.v1 import sampling_pb2
+
+from router.fleet.served_model import ServedModel
+from router.prompt import Prompt
+from router.validation.prompt import check_prompt_token_ids, max_tokens
+
+_LEAST_TIMEOUT_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that is needed to run a request, on whatever replica."""
+
+    model: ServedModel
+    prompt_token_ids: list[int]
+    options: pb.RequestOptions
+    """With request id, n, seed and max_tokens filled in."""
+    admitted_at: float
+    """On time.monotonic()."""
+    deadline: float
+    """On time.monotonic()."""
+
+    @property
+    def n(self) -> int:
+        """Samples to generate."""
+        return self.options.n
+
+    def submit(self) -> internal.Submit:
+        """The request as a replica gets it, but for the handle."""
+        options = self.options
+        stop = sampling_pb2.StopConditions()
+        stop.CopyFrom(options.stop)
+        stop.ClearField("stop_strings")
+        return internal.Submit(
+            request_id=options.request_id,
+            prompt_token_ids=self.prompt_token_ids,
+            sampling=options.sampling,
+            stop=stop,
+            logprobs=options.logprobs,
+            n=options.n,
+            priority=options.priority,
+            timeout_s=max(self.deadline - time.monotonic(), _LEAST_TIMEOUT_S),
+        )
+
+
+def make_job(
+    request_id: str,
+    model: ServedModel,
+    prompt: Prompt,
+    options: pb.RequestOptions,
+    *,
+    admitted_at: float,
+    deadline: float,
+) -> Job:
+    """The job for options that have been checked.
+
+    Raises RequestError if prompt and output do not fit the model.
+    """
+    check_prompt_token_ids(prompt.field, prompt.token_ids, model.card)
+    complete = pb.RequestOptions()
+    complete.CopyFrom(options)
+    complete.request_id = request_id
+    complete.n = options.n or 1
+    complete.stop.max_tokens = max_tokens(options.stop, len(prompt.token_ids), model.card)
+    if not options.sampling.HasField("seed"):
+        complete.sampling.seed = random.getrandbits(64)
+    return Job(model, prompt.token_ids, complete, admitted_at, deadline)

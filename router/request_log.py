@@ -1,0 +1,76 @@
+"""The account of one request: its log line and its place in the metrics."""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from cluster.errors import Reason, RequestError
+from router.call import Call
+from router.metrics import Metrics
+from router.progress import Progress
+
+log = structlog.get_logger(__name__)
+
+
+class RequestLog:
+    """A context in which one request runs.
+
+    Errors that are not RequestError leave it as RequestError INTERNAL, after they have been
+    logged with their traceback.
+    """
+
+    def __init__(self, metrics: Metrics, call: Call) -> None:
+        self.progress = Progress(admitted_at=time.monotonic())
+        self.request_id = ""
+        """Set once it is known to be well-formed."""
+        self.model = ""
+        """Set once it is found: what clients make up has no place in the metrics."""
+        self.labels: dict[str, str] = {}
+        """The client's own, once they are checked."""
+        self._metrics = metrics
+        self._log = log.bind(peer=call.peer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._metrics.count_tokens(self.model, self.progress)
+        if error is None:
+            self._metrics.count_success(self.model, self.progress)
+            self._bound().info("request done", finish=self.progress.finish_reasons)
+        elif isinstance(error, RequestError):
+            self._fail(error.reason, error.message)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._fail(Reason.CANCELLED, "the client has gone")
+        elif isinstance(error, Exception):
+            self._bound().error("internal error", exc_info=error)
+            self._fail(Reason.INTERNAL, str(error))
+            raise RequestError(
+                Reason.INTERNAL, f"internal error, logged with request id {self.request_id!r}"
+            ) from error
+
+    def _fail(self, reason: Reason, message: str) -> None:
+        self._metrics.requests_failed.labels(self.model, reason).inc()
+        self._bound().info("request failed", reason=reason, error=message)
+
+    def _bound(self) -> structlog.stdlib.BoundLogger:
+        progress = self.progress
+        bound: structlog.stdlib.BoundLogger = self._log.bind(
+            request_id=self.request_id,
+            model=self.model,
+            replica=progress.replica,
+            prompt_tokens=progress.prompt_tokens,
+            completion_tokens=progress.completion_tokens,
+            ttft_s=progress.time_to_first_token_s,
+            total_s=round(time.monotonic() - progress.admitted_at, 4),
+            labels=self.labels,
+        )
+        return bound

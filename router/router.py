@@ -1,0 +1,95 @@
+"""One router, put together."""
+
+import asyncio
+import socket
+import uuid
+from collections.abc import Callable
+from random import Random
+
+import structlog
+
+from cluster.registry import Registry, ReplicaRecord
+from cluster.settings import RouterSettings
+from router.fleet.fleet import Fleet
+from router.fleet.replica_link import ReplicaLink
+from router.fleet.replica_set import ReplicaSet
+from router.fleet.served_model import ServedModel
+from router.gate import Gate
+from router.grpc_server import GrpcServer
+from router.http_server import HttpServer
+from router.inference import InferenceService
+from router.metrics import Metrics
+from router.policies import POLICIES
+
+log = structlog.get_logger(__name__)
+
+_FLUSH_S = 2.0
+_FRAMING_BYTES = 64 * 1024
+"""Room for what surrounds a prompt in a message."""
+
+
+class Router:
+    """The servers, and what they stand on: `start`, then `serve_until`."""
+
+    def __init__(self, settings: RouterSettings, registry: Registry) -> None:
+        self._settings = settings
+        self._router_id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._metrics = Metrics()
+        self._gate = Gate(settings.max_in_flight)
+        self._fleet = Fleet(registry, self._make_replicas, self._on_model)
+        service = InferenceService(self._fleet, self._gate, self._metrics, settings)
+        max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
+        self._grpc = GrpcServer(service, max_message_bytes)
+        self._http = HttpServer(service, self._metrics, max_message_bytes)
+        self._metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
+
+    async def start(self) -> dict[str, str]:
+        """Listen; returns where, by protocol.
+
+        Raises OSError or RuntimeError if an address cannot be had.
+        """
+        host = self._settings.host
+        grpc_port = await self._grpc.start(host, self._settings.grpc_port)
+        http_port = self._http.start(host, self._settings.http_port)
+        addresses = {"grpc": f"{host}:{grpc_port}", "http": f"{host}:{http_port}"}
+        log.info("router is listening", router=self._router_id, **addresses)
+        return addresses
+
+    async def serve_until(self, told_to_stop: asyncio.Event) -> None:
+        """Serve until the event is set, then drain and end.
+
+        Raises what has stopped the router from following the registry, if anything has.
+        """
+        telling = asyncio.create_task(told_to_stop.wait(), name="told to stop")
+        following = asyncio.create_task(self._fleet.run(), name="fleet")
+        done, _ = await asyncio.wait({telling, following}, return_when=asyncio.FIRST_COMPLETED)
+        telling.cancel()
+        await self._drain()
+        following.cancel()
+        await self._fleet.close()
+        log.info("router has stopped")
+        if following in done:
+            following.result()
+
+    async def _drain(self) -> None:
+        """Refuse new requests, and let those under way finish within the drain timeout."""
+        self._gate.close()
+        await self._grpc.set_serving(False)
+        log.info("router is draining", in_flight=self._gate.in_flight)
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._gate.drained()
+        except TimeoutError:
+            log.warning("requests are cut off", in_flight=self._gate.in_flight)
+        await asyncio.gather(self._grpc.stop(_FLUSH_S), self._http.stop())
+
+    def _make_replicas(self) -> ReplicaSet:
+        return ReplicaSet(POLICIES[self._settings.policy](Random()), self._make_link)
+
+    def _make_link(self, record: ReplicaRecord, on_change: Callable[[], None]) -> ReplicaLink:
+        return ReplicaLink(record, self._router_id, self._settings.replica_silence_s, on_change)
+
+    async def _on_model(self, model: ServedModel) -> None:
+        gauge = self._metrics.replicas_ready.labels(model.name)
+        gauge.set_function(lambda: model.replicas.num_ready)
+        await self._grpc.set_serving(self._gate.is_open)

@@ -1,0 +1,77 @@
+"""One sample of a request on its way from tokens to text."""
+
+from trunkline.internal.v1 import replica_pb2 as internal
+from trunkline.v1 import inference_pb2 as pb
+from trunkline.v1 import sampling_pb2
+
+from router.logprobs import add_bytes
+from router.text.codec import TextCodec
+from router.text.stop_strings import StopStrings
+
+
+class Sample:
+    """Detokenizes a sample and ends it at a stop string.
+
+    A stop string counts only if it begins after the first `min_tokens - 1` tokens; text before
+    that is never held back. A stop token is delivered as a token, but not as text.
+    """
+
+    def __init__(self, index: int, codec: TextCodec, stop: sampling_pb2.StopConditions) -> None:
+        self._index = index
+        self._codec = codec
+        self._min_tokens = stop.min_tokens
+        self._detokenizer = codec.detokenizer()
+        self._stop_strings = StopStrings(stop.stop_strings)
+        self.num_tokens = 0
+        self.finish_reason = pb.FINISH_REASON_UNSPECIFIED
+        self.ended_in_engine = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last delta has been made."""
+        return self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+
+    def push(self, output: internal.SampleOutput) -> pb.Delta:
+        """What `output` adds to the sample, which must not be finished."""
+        delta = pb.Delta(index=self._index)
+        for position, token_id in enumerate(output.token_ids):
+            delta.token_ids.append(token_id)
+            if output.logprobs:
+                delta.logprobs.append(output.logprobs[position])
+            self.num_tokens += 1
+            if output.HasField("stop_token_id") and position == len(output.token_ids) - 1:
+                break
+            if self._add(delta, self._detokenizer.push((token_id,))):
+                break
+        self.skip(output)
+        if self.ended_in_engine and not delta.HasField("stop_string"):
+            self._finish(delta, output)
+        self.finish_reason = delta.finish_reason
+        add_bytes(delta.logprobs, self._codec)
+        return delta
+
+    def skip(self, output: internal.SampleOutput) -> None:
+        """Note whether `output` is the engine's last for the sample, and no more."""
+        self.ended_in_engine = output.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+
+    def _add(self, delta: pb.Delta, text: str) -> bool:
+        """Add text to the delta; returns whether that has ended the sample."""
+        if self.num_tokens < self._min_tokens:
+            delta.text += text
+            return False
+        match = self._stop_strings.push(text)
+        delta.text += match.text
+        if match.stop_string is None:
+            return False
+        delta.stop_string = match.stop_string
+        delta.finish_reason = pb.FINISH_REASON_STOP
+        return True
+
+    def _finish(self, delta: pb.Delta, output: internal.SampleOutput) -> None:
+        """Add what was held back, as the engine has ended the sample."""
+        if self._add(delta, self._detokenizer.flush()):
+            return
+        delta.text += self._stop_strings.flush()
+        delta.finish_reason = output.finish_reason
+        if output.HasField("stop_token_id"):
+            delta.stop_token_id = output.stop_token_id

@@ -1,0 +1,1 @@
+"""Checks of what clients send. Every failure is a RequestError that names the field by its path."""
