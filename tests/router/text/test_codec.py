@@ -32,7 +32,8 @@ def test_text_survives_encoding(codec: TextCodec, text: str) -> None:
 def test_the_bytes_of_tokens_add_up_to_the_text(codec: TextCodec, text: str) -> None:
     ids = codec.encode(text, add_special_tokens=False)
     joined = b"".join(codec.token_bytes(token_id) for token_id in ids)
-    assert joined.removeprefix(b" ") == text.encode().removeprefix(b" ")
+    space_put_first = b" " if text and codec is SENTENCEPIECE else b""
+    assert joined == space_put_first + text.encode()
 
 
 @given(any_codec, st.text(st.sampled_from(SAMPLE_TEXT)), st.text(st.sampled_from(SAMPLE_TEXT)))
