@@ -1,0 +1,1 @@
+"""One replica as the cluster sees it: engine thread, gRPC service, lease, life on Ray Serve."""

@@ -1,0 +1,61 @@
+"""What a replica needs of an engine."""
+
+from typing import Protocol
+
+from cluster.model_card import ModelCard
+from workers.engine.load import Load
+from workers.engine.request import Request, SampleOutput
+
+
+class StepStats(Protocol):
+    """Counters that only grow."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens computed."""
+
+    @property
+    def decode_tokens(self) -> int:
+        """Tokens sampled."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens of the requests taken up."""
+
+    @property
+    def hit_tokens(self) -> int:
+        """Prompt tokens found in the prefix cache."""
+
+    @property
+    def preemptions(self) -> int:
+        """Times a sequence lost its blocks to another one."""
+
+
+class StepEngine(Protocol):
+    """`workers.engine.engine.Engine`, or what stands in for it; one thread makes all calls."""
+
+    @property
+    def stats(self) -> StepStats:
+        """What it has done so far."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+
+    def card(self, name: str) -> ModelCard:
+        """What routers have to know about the model, under the name it is served by."""
+
+    def add(self, request: Request) -> None:
+        """Take a request. Raises RequestError (INVALID_ARGUMENT, QUEUE_FULL)."""
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; nothing more is said of it."""
+
+    def step(self) -> list[SampleOutput]:
+        """Compute one step."""
+
+    def load(self) -> Load:
+        """How busy it is."""
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if its books do not balance."""
