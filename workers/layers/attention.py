@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ class AttentionMetadata:
     """S lists of block ids in order of position. Blocks that lie wholly before every sliding
     window may be 0, the null block."""
     slot_mapping: torch.Tensor
-    """int64 [query_starts[-1]]: where each row's key and value go, block id * block_size + offset."""
+    """int64 [query_starts[-1]]: block id * block_size + offset for each row's key and value."""
     block_size: int
     """Tokens of one block."""
 
@@ -57,6 +57,14 @@ class AttentionPlan(Protocol):
         Returns:
             [T, num_heads, head_dim]; zeros in padding rows.
         """
+
+
+class AttentionShape(NamedTuple):
+    """A model's heads, of which a backend is made."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
 
 
 class AttentionBackend(Protocol):

@@ -1,7 +1,7 @@
 """Typed access to a Hugging Face config.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class RawConfig:
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
 
     def is_null(self, name: str) -> bool:
         """Whether the field is there and null."""

@@ -9,7 +9,7 @@ from workers.layers.rope_scaling import (
     Llama3Rope,
     RopeScaling,
     YarnRope,
-    yarn_amplitude,
+    yarn_attention_factor,
 )
 from workers.models.errors import UnsupportedModelError
 from workers.models.raw_config import RawConfig
@@ -74,18 +74,18 @@ def _yarn(theta: float, rope: RawConfig, raw: RawConfig) -> RopeScaling:
         theta,
         factor=factor,
         original_max_position_embeddings=original,
-        amplitude=rope.number("attention_factor", _yarn_amplitude(rope, factor)),
+        attention_factor=rope.number("attention_factor", _yarn_attention_factor(rope, factor)),
         beta_fast=rope.number("beta_fast", 32.0),
         beta_slow=rope.number("beta_slow", 1.0),
         truncate=rope.flag("truncate", True),
     )
 
 
-def _yarn_amplitude(rope: RawConfig, factor: float) -> float:
+def _yarn_attention_factor(rope: RawConfig, factor: float) -> float:
     mscale, mscale_all_dim = rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
     if mscale and mscale_all_dim:
-        return yarn_amplitude(factor, mscale) / yarn_amplitude(factor, mscale_all_dim)
-    return yarn_amplitude(factor)
+        return yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all_dim)
+    return yarn_attention_factor(factor)
 
 
 def _original_length(rope: RawConfig, raw: RawConfig) -> int:

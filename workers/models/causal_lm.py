@@ -1,0 +1,66 @@
+"""A decoder-only language model, ready to run."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from workers.kernels.rms_norm import add_rms_norm
+from workers.layers.attention import AttentionBackend, AttentionMetadata, AttentionPlan
+from workers.layers.decoder_layer import DecoderLayer
+from workers.layers.kv_cache import KVCache
+from workers.layers.linear import Linear
+from workers.layers.rotary import RotaryEmbedding
+from workers.models.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLM:
+    """Embedding, decoder layers, final norm and head. Call it within torch.inference_mode."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    """Of weights, hidden states and cache."""
+    device: torch.device
+    embedding: torch.Tensor
+    """[vocab_size, hidden_size]"""
+    layers: list[DecoderLayer]
+    final_norm: torch.Tensor
+    """[hidden_size]"""
+    head: Linear
+    """hidden_size to vocab_size."""
+    rotary: RotaryEmbedding
+    backend: AttentionBackend
+
+    def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
+        """Plan one step's attention, for `forward`."""
+        return self.backend.prepare(metadata, set(self.config.windows), self.dtype, self.device)
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KVCache,
+        plan: AttentionPlan,
+    ) -> torch.Tensor:
+        """One step over a flat batch of T rows, padding included.
+
+        Args:
+            token_ids: int64 [T].
+            positions: int64 [T], each row's place in its sequence.
+            cache: Holds what came before; takes this step's keys and values.
+            plan: Of the same batch.
+
+        Returns:
+            Hidden states after the final norm, [T, hidden_size].
+        """
+        rotation = self.rotary.rotation(positions)
+        delta = F.embedding(token_ids, self.embedding)
+        residual = torch.zeros_like(delta)
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            delta = layer(residual, delta, rotation, (keys, values), plan)
+        return add_rms_norm(residual, delta, self.final_norm, self.config.rms_norm_eps)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of hidden states [R, hidden_size]: float32 [R, vocab_size]."""
+        return self.head(hidden).float()

@@ -1,0 +1,136 @@
+"""From a folder in Hugging Face format to a model that runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from workers.layers.attention import AttentionShape
+from workers.layers.attention_registry import ATTENTION_BACKENDS
+from workers.layers.decoder_layer import DecoderLayer
+from workers.layers.linear import make_linear
+from workers.layers.mlp import GatedMlp
+from workers.layers.rotary import RotaryEmbedding
+from workers.layers.self_attention import HeadNorm, SelfAttention
+from workers.layers.sharding import Shard
+from workers.models.causal_lm import CausalLM
+from workers.models.checkpoint import Checkpoint
+from workers.models.config import ModelConfig
+from workers.models.errors import CheckpointError
+from workers.models.weights import Weights
+
+
+def load_model(
+    path: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    attention: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> CausalLM:
+    """Load config.json and the safetensors beside it.
+
+    Weights are mapped, and read one layer at a time: apart from what is kept, there is never
+    more in memory than one layer's tensors.
+
+    Args:
+        path: The folder.
+        dtype: To convert to; None keeps the configuration's.
+        device: Where the model will run.
+        attention: A name in ATTENTION_BACKENDS.
+        progress: Told (layers loaded, layers in all) after each layer.
+
+    Raises:
+        UnsupportedModelError: The model asks for something that is not implemented.
+        CheckpointError: A file or tensor is missing, unexpected or of the wrong shape.
+        UnknownChoiceError: There is no such attention backend.
+    """
+    config = ModelConfig.read(path)
+    dtype = dtype or config.dtype
+    device = torch.device(device)
+    shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
+    backend = ATTENTION_BACKENDS.get(attention)(shape)
+    with Checkpoint(path) as checkpoint:
+        weights = Weights(checkpoint, Shard(), dtype, device)
+        embedding = weights.tensor(
+            "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
+        )
+        layers = []
+        for index in range(config.num_layers):
+            layers.append(_decoder_layer(weights, config, index))
+            if progress is not None:
+                progress(index + 1, config.num_layers)
+        final_norm = weights.tensor("model.norm.weight", (config.hidden_size,))
+        head = embedding if config.tie_word_embeddings else _head(weights, config)
+        _refuse_leftovers(checkpoint, config)
+    return CausalLM(
+        config=config,
+        dtype=dtype,
+        device=device,
+        embedding=embedding,
+        layers=layers,
+        final_norm=final_norm,
+        head=make_linear(head),
+        rotary=RotaryEmbedding(config.rope, config.head_dim, dtype, device),
+        backend=backend,
+    )
+
+
+def _decoder_layer(weights: Weights, config: ModelConfig, index: int) -> DecoderLayer:
+    prefix = f"model.layers.{index}"
+    hidden, inner = config.hidden_size, config.intermediate_size
+    bias = config.layer.mlp_bias
+    return DecoderLayer(
+        input_norm=weights.tensor(f"{prefix}.input_layernorm.weight", (hidden,)),
+        attention=_attention(weights, config, index),
+        post_attention_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        mlp=GatedMlp(
+            gate_up=weights.column_parallel(
+                f"{prefix}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, bias=bias
+            ),
+            down=weights.row_parallel(f"{prefix}.mlp.down_proj", inner, hidden, bias=bias),
+        ),
+        eps=config.rms_norm_eps,
+    )
+
+
+def _attention(weights: Weights, config: ModelConfig, index: int) -> SelfAttention:
+    prefix = f"model.layers.{index}.self_attn"
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return SelfAttention(
+        qkv=weights.column_parallel(
+            prefix,
+            {"q_proj": queries, "k_proj": keys, "v_proj": keys},
+            config.hidden_size,
+            bias=config.layer.qkv_bias,
+        ),
+        output=weights.row_parallel(
+            f"{prefix}.o_proj", queries, config.hidden_size, bias=config.layer.output_bias
+        ),
+        head_norm=_head_norm(weights, config, prefix) if config.layer.qk_norm else None,
+        num_heads=weights.shard.count(config.num_heads),
+        num_kv_heads=weights.shard.count(config.num_kv_heads),
+        head_dim=config.head_dim,
+        window=config.windows[index],
+    )
+
+
+def _head_norm(weights: Weights, config: ModelConfig, prefix: str) -> HeadNorm:
+    query = weights.tensor(f"{prefix}.q_norm.weight", (config.head_dim,))
+    key = weights.tensor(f"{prefix}.k_norm.weight", (config.head_dim,))
+    num_queries = weights.shard.count(config.num_heads)
+    num_keys = weights.shard.count(config.num_kv_heads)
+    rows = torch.cat((query.expand(num_queries, -1), key.expand(num_keys, -1)))
+    return HeadNorm(rows, config.rms_norm_eps)
+
+
+def _head(weights: Weights, config: ModelConfig) -> torch.Tensor:
+    return weights.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
+
+
+def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Old files carry rotary tables, and tied ones may carry the head a second time."""
+    leftovers = [name for name in checkpoint.unread if not name.endswith("rotary_emb.inv_freq")]
+    if config.tie_word_embeddings:
+        leftovers = [name for name in leftovers if name != "lm_head.weight"]
+    if leftovers:
+        raise CheckpointError(f"unexpected tensors for {config.architecture}: {leftovers}")
