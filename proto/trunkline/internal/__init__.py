@@ -1,0 +1,1 @@
+"""The contract between components of the cluster, not for clients."""

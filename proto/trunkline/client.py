@@ -1,0 +1,173 @@
+"""The client."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Protocol, Self, TypeVar, Unpack
+
+import grpc
+
+from trunkline.channel import CHANNEL_OPTIONS, TLS, headers
+from trunkline.errors import error_of
+from trunkline.options import Options
+from trunkline.requests import (
+    Conversation,
+    chat_request,
+    detokenize_request,
+    generate_request,
+    tokenize_request,
+)
+from trunkline.retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from trunkline.stream import Stream
+from trunkline.types import Model
+from trunkline.v1 import inference_pb2 as pb
+from trunkline.v1.inference_pb2_grpc import InferenceStub
+
+_ResponseT = TypeVar("_ResponseT")
+_ResponseT_co = TypeVar("_ResponseT_co", covariant=True)
+
+
+class _Attempt(Protocol[_ResponseT_co]):
+    def __call__(self, *, timeout: float | None) -> _ResponseT_co: ...
+
+
+class Client:
+    """Talks to a Trunkline router; threads may share it.
+
+    `address` is `host:port`. Calls take `timeout_s`, seconds until they fail with
+    DeadlineExceededError, and raise the errors of `trunkline.errors`. Requests that never started
+    are sent again as `retry` says.
+
+    >>> client = Client(address)  # such as "localhost:50051"
+    >>> for delta in client.generate("Once upon", max_tokens=3):
+    ...     print(repr(delta.text))
+    ' one'
+    ' two'
+    ' three'
+    >>> client.close()
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: TLS | None = None,
+        retry: RetryPolicy = DEFAULT_RETRY,
+    ) -> None:
+        self._headers = headers(api_key)
+        self._retry = retry
+        self._channel = (
+            grpc.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
+            if tls
+            else grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        )
+        self._stub = InferenceStub(self._channel)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Continues a prompt, given as text or token ids.
+
+        The request is on its way when this returns. `model` may be empty when the cluster serves
+        one.
+
+        >>> with Client(address) as client:
+        ...     stream = client.generate("Once upon", max_tokens=2, temperature=0)
+        ...     print(stream.text(), stream.usage.completion_tokens)
+         one two 2
+        """
+        request = generate_request(prompt, model, options)
+        start = partial(self._stub.Generate, request, metadata=self._headers)
+        attempts = Attempts(self._retry, timeout_s)
+        return Stream.open(start, attempts, request.options.request_id)
+
+    def chat(
+        self,
+        messages: Conversation,
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Answers a conversation.
+
+        >>> with Client(address) as client:
+        ...     client.chat([{"role": "user", "content": "Hello!"}], max_tokens=1, n=2).texts()
+        [' one', ' one']
+        """
+        request = chat_request(messages, model, options)
+        start = partial(self._stub.Chat, request, metadata=self._headers)
+        attempts = Attempts(self._retry, timeout_s)
+        return Stream.open(start, attempts, request.options.request_id)
+
+    def tokenize(
+        self,
+        text: str | Conversation,
+        *,
+        model: str = "",
+        special_tokens: bool = True,
+        timeout_s: float | None = None,
+    ) -> list[int]:
+        """The token ids of a text, or of a conversation as the model's template renders it.
+
+        >>> with Client(address) as client:
+        ...     client.tokenize("abc", special_tokens=False)
+        [97, 98, 99]
+        """
+        request = tokenize_request(text, model, special_tokens)
+        start = partial(self._stub.Tokenize, request, metadata=self._headers)
+        return list(self._answer(start, timeout_s).token_ids)
+
+    def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None
+    ) -> str:
+        """The text of token ids.
+
+        >>> with Client(address) as client:
+        ...     client.detokenize([97, 98, 99])
+        'abc'
+        """
+        request = detokenize_request(token_ids, model)
+        start = partial(self._stub.Detokenize, request, metadata=self._headers)
+        return self._answer(start, timeout_s).text
+
+    def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """The models that can be asked for.
+
+        >>> with Client(address) as client:
+        ...     client.models()
+        [Model(name='fake', max_model_len=512, vocab_size=256, ready_replicas=1)]
+        """
+        request = pb.ListModelsRequest()
+        start = partial(self._stub.ListModels, request, metadata=self._headers)
+        return list(map(Model.of, self._answer(start, timeout_s).models))
+
+    def close(self) -> None:
+        """Closes the connection; running requests are cancelled."""
+        self._channel.close()
+
+    def _answer(self, start: _Attempt[_ResponseT], timeout_s: float | None) -> _ResponseT:
+        attempts = Attempts(self._retry, timeout_s)
+        while True:
+            try:
+                return start(timeout=attempts.time_left_s)
+            except grpc.RpcError as status:
+                time.sleep(attempts.pause_s(error_of(status)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
