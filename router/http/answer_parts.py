@@ -1,0 +1,31 @@
+"""What answers of both kinds of completion consist of."""
+
+from typing import Any
+
+from trunkline.v1 import inference_pb2 as pb
+
+_FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+
+
+def ending(delta: pb.Delta) -> dict[str, Any]:
+    """Why a choice has ended; `stop_reason` is the stop string or token id, as in vLLM."""
+    stopped_by = delta.WhichOneof("stopped_by")
+    return {
+        "finish_reason": _FINISH_REASONS.get(delta.finish_reason),
+        "stop_reason": None if stopped_by is None else getattr(delta, stopped_by),
+    }
+
+
+def adds_something(delta: pb.Delta) -> bool:
+    """Whether a delta is worth an event; text that is held back leaves some empty."""
+    return bool(delta.text or delta.logprobs or delta.finish_reason)
+
+
+def usage_content(usage: pb.Usage) -> dict[str, Any]:
+    """Token counts as OpenAI names them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_prompt_tokens},
+    }
