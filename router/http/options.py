@@ -42,7 +42,7 @@ def request_options(
 def _sampling(body: GenerationBody) -> sampling_pb2.SamplingParams:
     return sampling_pb2.SamplingParams(
         temperature=body.temperature,
-        top_k=max(0, body.top_k or 0),
+        top_k=None if body.top_k is None else max(0, body.top_k),
         top_p=body.top_p,
         min_p=body.min_p,
         repetition_penalty=body.repetition_penalty,
