@@ -70,7 +70,7 @@ class RequestLog:
             prompt_tokens=progress.prompt_tokens,
             completion_tokens=progress.completion_tokens,
             ttft_s=progress.time_to_first_token_s,
-            total_s=round(time.monotonic() - progress.admitted_at, 4),
+            total_s=time.monotonic() - progress.admitted_at,
             labels=self.labels,
         )
         return bound

@@ -34,14 +34,14 @@ class Router:
     def __init__(self, settings: RouterSettings, registry: Registry) -> None:
         self._settings = settings
         self._router_id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._gate = Gate(settings.max_in_flight)
         self._fleet = Fleet(registry, self._make_replicas, self._on_model)
-        service = InferenceService(self._fleet, self._gate, self._metrics, settings)
+        service = InferenceService(self._fleet, self._gate, self.metrics, settings)
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
         self._grpc = GrpcServer(service, max_message_bytes)
-        self._http = HttpServer(service, self._metrics, max_message_bytes)
-        self._metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
+        self._http = HttpServer(service, self.metrics, max_message_bytes)
+        self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
 
     async def start(self) -> dict[str, str]:
         """Listen; returns where, by protocol.
@@ -90,6 +90,6 @@ class Router:
         return ReplicaLink(record, self._router_id, self._settings.replica_silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
-        gauge = self._metrics.replicas_ready.labels(model.name)
+        gauge = self.metrics.replicas_ready.labels(model.name)
         gauge.set_function(lambda: model.replicas.num_ready)
         await self._grpc.set_serving(self._gate.is_open)

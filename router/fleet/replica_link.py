@@ -39,7 +39,7 @@ class ReplicaLink:
     """Keeps a stream open, carries requests over it, and knows the replica's load.
 
     `run` is to be running in a task; `on_change` is called when the replica begins or ceases
-    to take requests.
+    to take requests. It begins with the first report of its load.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ReplicaLink:
         self._silence_s = silence_s
         self._on_change = on_change
         self._open = False
-        self._draining = False
+        self._accepting = False
         self._handles = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
         self._outbox = Outbox()
@@ -77,12 +77,7 @@ class ReplicaLink:
     @property
     def is_ready(self) -> bool:
         """Whether new requests may be sent there."""
-        return self.registered and self._open and not self._draining
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the replica has said that it takes no new requests."""
-        return self._draining
+        return self.registered and self._accepting
 
     @property
     def is_idle(self) -> bool:
@@ -152,7 +147,6 @@ class ReplicaLink:
             raise StaleReplica(f"{hello.replica_id}@{hello.epoch} answers")
         self._open = True
         self._log.info("stream to replica open")
-        self._on_change()
 
     def _receive(self, frame: internal.ConnectResponse) -> None:
         for output in frame.outputs:
@@ -163,9 +157,7 @@ class ReplicaLink:
                 ticket.put(end)
         if frame.HasField("load"):
             self._load.report(frame.load)
-            if self._draining != frame.load.draining:
-                self._draining = frame.load.draining
-                self._on_change()
+            self._set_accepting(not frame.load.draining)
 
     def _cancel(self, ticket: Ticket) -> None:
         if self._release(ticket.handle):
@@ -179,14 +171,18 @@ class ReplicaLink:
 
     def _lose_all(self) -> bool:
         """Give up what was under way; returns whether the stream had been open."""
-        was_open, self._open, self._draining = self._open, False, False
+        was_open, self._open = self._open, False
+        self._set_accepting(False)
         self._outbox = Outbox()
         for handle in list(self._tickets):
             if ticket := self._release(handle):
                 ticket.lose(f"lost the stream to replica {self.member}")
-        if was_open:
-            self._on_change()
         return was_open
+
+    def _set_accepting(self, accepting: bool) -> None:
+        if accepting != self._accepting:
+            self._accepting = accepting
+            self._on_change()
 
 
 def _describe(error: Exception) -> str:
