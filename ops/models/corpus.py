@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import jinja2
 import numpy as np
@@ -51,15 +52,19 @@ def build_corpus(seed: int) -> Corpus:
 
 def render(chat: Conversation) -> str:
     """A conversation through the chat template."""
-    environment = jinja2.Environment(autoescape=False)  # plain text, never HTML
-    template = environment.from_string(CHAT_TEMPLATE)
-    return template.render(bos_token=BOS, messages=chat.messages(), add_generation_prompt=False)
+    return _template().render(bos_token=BOS, messages=chat.messages(), add_generation_prompt=False)
 
 
 def encode(tokenizer: Tokenizer, documents: Sequence[str]) -> npt.NDArray[np.uint16]:
     """All documents' token ids, one after another: uint16 [tokens]."""
     encodings = tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
     return np.concatenate([np.asarray(e.ids, dtype=np.uint16) for e in encodings])
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=False)  # plain text, never HTML
+    return environment.from_string(CHAT_TEMPLATE)
 
 
 def _held_out() -> str:
