@@ -1,5 +1,6 @@
 """`trunkline bench …`."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -29,3 +30,59 @@ def engine(
     print_rows(rows, "trunkline bench engine")
     if json is not None:
         write_rows(rows, json)
+
+
+@app.command()
+def serve(
+    target: Annotated[
+        str,
+        typer.Argument(help="host:port of Trunkline's gRPC, or an OpenAI URL like http://host/v1."),
+    ],
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Open loop: requests/s on average, as a Poisson process."),
+    ] = None,
+    clients: Annotated[
+        int, typer.Option(min=1, help="Closed loop, without --rate: requests at a time.")
+    ] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of a run.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    output_tokens: Annotated[int, typer.Option(min=2)] = 128,
+    vocab_size: Annotated[
+        int, typer.Option(min=1, help="Prompts are random token ids below this.")
+    ] = 1000,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model; without one, the server's first.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="What to call the server in the rows.")] = "trunkline",
+    seed: Annotated[int, typer.Option(help="Fixes prompts and arrivals.")] = 0,
+    api_key: Annotated[str | None, typer.Option(envvar="TRUNKLINE_API_KEY")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.001, help="Longest a request may take.")] = 600,
+    json: Json = None,
+) -> None:
+    """Latency and throughput of a running server; exits with 1 if a request failed."""
+    from ops.bench.load import LoadError, Work
+    from ops.bench.load_arrivals import ClosedLoop, OpenLoop
+    from ops.bench.report import Row, print_rows, write_rows
+    from ops.bench.serve import bench_serve, open_target
+
+    work = Work(requests, prompt_tokens, output_tokens, vocab_size)
+    arrivals = ClosedLoop(clients) if rate is None else OpenLoop(rate, seed)
+
+    async def measure() -> list[Row]:
+        async with open_target(target, api_key=api_key, timeout_s=timeout_s) as server:
+            return await bench_serve(
+                server, work, arrivals, engine=engine, model=model, runs=runs, seed=seed
+            )
+
+    try:
+        rows = asyncio.run(measure())
+    except LoadError as error:
+        typer.echo(f"{target}: {error}", err=True)
+        raise typer.Exit(1) from error
+    print_rows(rows, "trunkline bench serve")
+    if json is not None:
+        write_rows(rows, json)
+    if any(row.metric == "errors" and row.high for row in rows):
+        raise typer.Exit(1)

@@ -76,7 +76,9 @@ def _bench_throughput(llm: LLM, folder: Path, model: str, work: BatchWork, runs:
             generate(prompts)
             if run >= 0:  # the first is a warm-up
                 seconds[name].append(perf_counter() - start)
-    limit = work.num_tokens / _least_seconds(llm, work, measure(llm.engine.model.dtype))
+    dtype = llm.engine.model.dtype
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) // dtype.itemsize
+    limit = work.num_tokens / _least_seconds(llm, weights, work, measure(dtype))
     rows = [
         Row.over(
             [work.num_tokens / s for s in times],
@@ -151,7 +153,7 @@ def _parts(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> dict[s
     return {part: seconds - before.get(part, 0.0) for part, seconds in watch.seconds.items()}
 
 
-def _least_seconds(llm: LLM, work: BatchWork, hardware: Hardware) -> float:
+def _least_seconds(llm: LLM, num_weights: int, work: BatchWork, hardware: Hardware) -> float:
     """The time below which the work cannot be done: operations over peak, or bytes over bandwidth.
 
     Prompt tokens pass the layers once (the head only for the last), outputs pass both; each decode
@@ -160,7 +162,7 @@ def _least_seconds(llm: LLM, work: BatchWork, hardware: Hardware) -> float:
     model = llm.engine.model
     config = model.config
     head = config.vocab_size * config.hidden_size
-    layers = model.num_parameters - head * (1 if config.tie_word_embeddings else 2)
+    layers = num_weights - head * (1 if config.tie_word_embeddings else 2)
     rows = work.requests
     prefill_flop = 2 * layers * rows * work.prompt_tokens + 2 * head * rows
     step_flop = 2 * (layers + head) * rows

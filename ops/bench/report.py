@@ -54,10 +54,13 @@ class Row:
         )
 
 
-def print_rows(rows: Iterable[Row], title: str) -> None:
-    """Show the rows as a table on standard output."""
-    table = Table(title=title, title_justify="left")
-    for name in ("work", "model", "engine", "metric"):
+def print_rows(rows: Sequence[Row], title: str) -> None:
+    """Show the rows as a table on standard output; what all rows share stands above it."""
+    names = ("work", "model", "engine")
+    differ = [name for name in names if len({getattr(row, name) for row in rows}) > 1]
+    shared = [f"{name}: {getattr(rows[0], name)}" for name in names if rows and name not in differ]
+    table = Table(title="\n".join([title, *shared]), title_justify="left")
+    for name in (*differ, "metric"):
         table.add_column(name)
     for name in ("median", "low", "high", "limit"):
         table.add_column(name, justify="right")
@@ -65,7 +68,7 @@ def print_rows(rows: Iterable[Row], title: str) -> None:
     for row in rows:
         limit = "" if row.limit is None else _number(row.limit)
         figures = (_number(row.median), _number(row.low), _number(row.high), limit)
-        table.add_row(row.work, row.model, row.engine, row.metric, *figures, row.unit)
+        table.add_row(*(getattr(row, name) for name in differ), row.metric, *figures, row.unit)
     Console().print(table)
 
 

@@ -51,12 +51,12 @@ class Engine:
             model_dir,
             dtype=_DTYPES[settings.dtype],
             device=_device(settings),
-            attention=settings.attention,
+            attention=_ATTENTION.get(settings.attention, settings.attention),
             progress=progress,
         )
         config = self.model.config
         self.max_model_len = min(
-            settings.max_model_len or config.max_position_embeddings, config.max_position_embeddings
+            settings.max_model_len or config.max_sequence_len, config.max_sequence_len
         )
         self.stats = Stats()
         self._rates = Rates()
@@ -197,6 +197,7 @@ class Engine:
         self.stats.preemptions = self._scheduler.num_preemptions
 
 
+_ATTENTION = {"auto": "sdpa"}
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
