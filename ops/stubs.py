@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 PROTO_ROOT = Path(__file__).parents[1] / "proto"
+# Beside it lies what building a wheel leaves behind.
+_PACKAGE = "trunkline"
 _STUB_PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 
@@ -46,7 +48,7 @@ def stale_stubs(proto_root: Path) -> list[Path]:
 
 
 def _generate(proto_root: Path) -> dict[Path, bytes]:
-    protos = sorted(proto_root.rglob("*.proto"))
+    protos = sorted((proto_root / _PACKAGE).rglob("*.proto"))
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory)
         _protoc(proto_root, output, ("python_out=", "mypy_out=quiet:"), protos)
@@ -56,14 +58,7 @@ def _generate(proto_root: Path) -> dict[Path, bytes]:
         return _stubs_in(output)
 
 
-def _protoc(
-    proto_root: Path,
-    output: Path,
-    plugins: tuple[str, ...],
-    protos: list[Path],
-) -> None:
-    if not protos:
-        return
+def _protoc(proto_root: Path, output: Path, plugins: tuple[str, ...], protos: list[Path]) -> None:
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto_root}"]
     command += [f"--{plugin}{output}" for plugin in plugins]
     command += map(str, protos)
@@ -77,7 +72,7 @@ def _stubs_in(root: Path) -> dict[Path, bytes]:
     return {
         path.relative_to(root): path.read_bytes()
         for pattern in _STUB_PATTERNS
-        for path in root.rglob(pattern)
+        for path in (root / _PACKAGE).rglob(pattern)
     }
 
 

@@ -18,6 +18,7 @@ def test_stubs_follow_their_proto_files(tmp_path: Path) -> None:
     proto = package / "sampling.proto"
     proto.write_text(proto.read_text().replace("uint32 top_k = 2", "uint32 top_k = 20"))
     (package / "gone_pb2.py").touch()
+    shutil.copytree(package, root / "build" / "lib")  # as building a wheel does
     (package / "inference_pb2_grpc.py").unlink()
 
     stale = {path.name for path in stale_stubs(root)}
