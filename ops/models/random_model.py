@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ops.models import hf_format, resolve
+from ops.models import UnknownModelError, hf_format, resolve
 from ops.models.shape import Shape
 from ops.models.shapes import NAMED
 
@@ -49,9 +49,22 @@ def main(
     seed: Annotated[int, typer.Option(help="of the weights")] = 0,
 ) -> None:
     """Write a random model of the named shape."""
-    if shape not in NAMED:
-        raise typer.BadParameter(f"got {shape!r}, expected one of {', '.join(NAMED)}")
-    write_random_model(NAMED[shape], folder, dtype, seed)
+    try:
+        make_random_model(shape, folder, dtype, seed)
+    except UnknownModelError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def make_random_model(
+    name: str, folder: Path, dtype: Dtype = Dtype.BFLOAT16, seed: int = 0
+) -> None:
+    """Write a random model of the named shape into `folder`.
+
+    Raises UnknownModelError for a name that no shape has.
+    """
+    if name not in NAMED:
+        raise UnknownModelError(f"shape: got {name!r}, expected one of {', '.join(NAMED)}")
+    write_random_model(NAMED[name], folder, dtype, seed)
 
 
 def write_random_model(
