@@ -2,7 +2,7 @@
 
 Keys, all under the cluster's namespace: ``replicas`` is a sorted set of ``id@epoch`` by lease end
 (milliseconds of Redis's own clock, so that hosts' clocks do not matter), ``replica:id@epoch`` a
-record, ``model:NAME`` a card, ``epoch`` a counter.
+record, ``model:NAME`` a card, ``epoch`` the last epoch given out.
 """
 
 import asyncio
@@ -20,9 +20,17 @@ log = logging.getLogger(__name__)
 _RENEW = """
 local t = redis.call('TIME')
 local now_ms = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZADD', KEYS[1], now_ms + ARGV[3], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3] * 10)
-return 1
+return redis.call('ZADD', KEYS[1], now_ms + ARGV[3], ARGV[1])
+"""
+
+# The clock keeps epochs growing even if Redis forgets the last one in a restart.
+_NEXT_EPOCH = """
+local t = redis.call('TIME')
+local now_ms = t[1] * 1000 + math.floor(t[2] / 1000)
+local epoch = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, now_ms)
+redis.call('SET', KEYS[1], string.format('%.0f', epoch))
+return epoch
 """
 
 _LIVE = """
@@ -67,20 +75,25 @@ class Registry:
         self._namespace = namespace
         self._renew = redis.register_script(_RENEW)
         self._live = redis.register_script(_LIVE)
+        self._next_epoch = redis.register_script(_NEXT_EPOCH)
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._namespace, *parts))
 
     async def next_epoch(self) -> int:
         """A number higher than any given out before."""
-        return int(await self._redis.incr(self._key("epoch")))
+        return int(await self._next_epoch(keys=[self._key("epoch")]))
 
-    async def renew(self, record: ReplicaRecord, lease_s: float) -> None:
-        """Enter the replica, or prolong its lease: it gets traffic for another `lease_s`."""
-        await self._renew(
+    async def renew(self, record: ReplicaRecord, lease_s: float) -> bool:
+        """Enter the replica, or prolong its lease: it gets traffic for another `lease_s`.
+
+        Returns whether it was entered, that is, was not known or had been forgotten.
+        """
+        num_entered = await self._renew(
             keys=[self._key("replicas"), self._key("replica", record.member)],
             args=[record.member, record.model_dump_json(), int(lease_s * 1000)],
         )
+        return bool(num_entered)
 
     async def remove(self, record: ReplicaRecord) -> None:
         """End the replica's lease at once."""

@@ -97,6 +97,17 @@ class ReplicaSettings(Section):
     """How long running requests may take when a replica is stopped."""
     num_cpus: PositiveFloat = 1.0
     """Ray CPUs that a replica reserves."""
+    max_step_s: PositiveFloat = 120.0
+    """A replica whose engine has been in one step for this long is taken for hung and replaced."""
+
+
+class RaySettings(Section):
+    """The Ray cluster that replicas live on."""
+
+    address: str | None = None
+    """host:port of a running cluster's head; without one, `trunkline serve` starts its own."""
+    object_store_bytes: PositiveInt = 80 * 1024 * 1024
+    """Shared memory of a cluster of our own; no request passes through it."""
 
 
 class LogSettings(Section):
@@ -127,6 +138,7 @@ class Settings(BaseSettings):
     router: RouterSettings = RouterSettings()
     engine: EngineSettings = EngineSettings()
     replica: ReplicaSettings = ReplicaSettings()
+    ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
 
 

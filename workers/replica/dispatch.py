@@ -1,9 +1,9 @@
 """The requests under way, between the streams they came by and the engine."""
 
 import asyncio
-import logging
 from dataclasses import dataclass
 
+import structlog
 from trunkline.internal.v1 import replica_pb2 as internal
 
 from cluster.errors import Reason, RequestError
@@ -12,7 +12,7 @@ from workers.replica.engine_thread import EngineDied, EngineThread, StepReport
 from workers.replica.messages import to_failure, to_output, to_request
 from workers.replica.router_stream import RouterStream
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Dispatch:
             self._check_room(engine_id)
             self._engine.submit(to_request(submit, engine_id))
         except RequestError as error:
-            log.info("request %s refused: %s", submit.request_id, error)
+            log.info("request refused", request_id=submit.request_id, why=str(error))
             stream.put_end(to_failure(error, submit.handle))
         except EngineDied as error:
             refusal = RequestError(Reason.SHUTTING_DOWN, str(error))
@@ -114,7 +114,7 @@ class Dispatch:
 
     def _end(self, engine_id: str, error: RequestError) -> None:
         ticket = self._forget(engine_id)
-        log.info("request %s ended: %s", ticket.request_id, error)
+        log.info("request ended", request_id=ticket.request_id, why=str(error))
         ticket.stream.put_end(to_failure(error, ticket.handle))
 
     def _forget(self, engine_id: str) -> _Ticket:
@@ -132,7 +132,12 @@ def _note_end(ticket: _Ticket, output: SampleOutput) -> None:
     if output.finish_reason is FinishReason.DEADLINE:
         ticket.error = RequestError(Reason.DEADLINE_EXCEEDED, "the deadline has passed")
     elif output.finish_reason is FinishReason.ERROR:
-        log.error("request %s, sample %d: %s", ticket.request_id, output.index, output.error)
+        log.error(
+            "sample failed",
+            request_id=ticket.request_id,
+            index=output.index,
+            error=output.error,
+        )
         ticket.num_failed += 1
         if ticket.num_failed == ticket.num_samples:
             ticket.error = RequestError(Reason.INTERNAL, output.error)

@@ -1,11 +1,12 @@
 """The engine on a thread of its own: neither its steps nor the event loop wait for each other."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import monotonic
+
+import structlog
 
 from cluster.errors import RequestError
 from cluster.model_card import ModelCard
@@ -13,8 +14,9 @@ from workers.engine.load import Load
 from workers.engine.request import Request, SampleOutput
 from workers.replica.step_engine import StepEngine
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
+_STOP_TIMEOUT_S = 10.0
 _IDLE_CHECK_S = 1.0
 """Idle seconds after which the engine's books are checked; not at once, where it would delay the
 next request of a client that sends one after the other."""
@@ -121,12 +123,15 @@ class EngineThread:
             raise EngineDied(f"a step has been running for {monotonic() - began:.0f} s")
 
     async def stop(self) -> None:
-        """End the thread after its current step; what is unfinished is dropped."""
+        """End the thread after its current step; what is unfinished is dropped.
+
+        A step that hangs is not waited for: the thread ends with the process.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT_S)
 
     def _main(self) -> None:
         try:

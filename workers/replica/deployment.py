@@ -1,0 +1,53 @@
+"""The replica as Ray Serve sees it: Serve starts, checks, replaces, updates and drains it."""
+
+import asyncio
+import atexit
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from cluster.logs import configure_logs
+from cluster.settings import EngineSettings, Settings
+from workers.replica.leader import Leader
+from workers.replica.step_engine import StepEngine
+
+
+class Replica:
+    """Hosts a leader. Serve calls all methods on one event loop, and sends it no requests."""
+
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, settings: dict[str, Any]
+    ) -> None:
+        """`settings` is a dump of the whole tree, with redis.url and the model's directory."""
+        tree = Settings(**settings)
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        configure_logs(tree.log, process="replica", replica=replica_id)
+        leader = Leader(tree, replica_id, make_engine)
+        await leader.start()
+        self._leader = leader
+        atexit.register(_drain_at_exit, leader, asyncio.get_running_loop())
+
+    async def check_health(self) -> None:
+        """Raises EngineDied if the replica has to be replaced."""
+        self._leader.check()
+
+    async def __del__(self) -> None:
+        # Serve's own hook for the end of a replica; it awaits it.
+        await self._leader.drain()
+
+
+def make_engine(
+    model_dir: Path, settings: EngineSettings, progress: Callable[[int, int], None]
+) -> StepEngine:
+    """The engine, made on the thread that will own it."""
+    from workers.engine.engine import Engine  # noqa: PLC0415 - whoever only deploys needs no torch
+
+    return Engine(model_dir, settings, progress)
+
+
+def _drain_at_exit(leader: Leader, loop: asyncio.AbstractEventLoop) -> None:
+    """SIGTERM has Ray leave the process by way of atexit; loop and engine still run then."""
+    if not leader.is_drained:
+        asyncio.run_coroutine_threadsafe(leader.drain(), loop).result()

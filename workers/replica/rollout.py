@@ -1,0 +1,103 @@
+"""Puts replicas on a Ray cluster, changes their number and their version, takes them off."""
+
+import os
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.serve._private.common import DeploymentID
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus
+
+from cluster.settings import Settings
+from workers.replica.deployment import Replica
+
+_APP = "trunkline"
+_DEPLOYMENT = DeploymentID(name=Replica.__name__, app_name=_APP)
+_HEALTH_PERIOD_S = 1.0
+_HEALTH_TIMEOUT_S = 5.0
+_STOP_MARGIN_S = 5.0
+"""Beyond the drain's own limit, for closing servers before Serve kills the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStatus:
+    """What Serve says of the deployment."""
+
+    running: bool
+    """All replicas are there, of the version deployed last."""
+    failure: str
+    """Why it cannot be deployed; empty if it can."""
+
+
+def deploy(settings: Settings) -> None:
+    """Bring replicas to these settings, without waiting for them.
+
+    To Serve, every deployment is a new version, equal settings or not: its replicas are started
+    before the old ones are drained, so that no request fails. To change the number
+    alone, `scale`.
+    """
+    replica = settings.replica
+    deployment = serve.deployment(
+        name=_DEPLOYMENT.name,
+        num_replicas=replica.count,
+        ray_actor_options={"num_cpus": replica.num_cpus},
+        # One bundle, for the leader.
+        placement_group_bundles=[{"CPU": replica.num_cpus}],
+        placement_group_strategy="PACK",
+        max_surge_percent=100,
+        max_constructor_retry_count=1,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=replica.drain_timeout_s + _STOP_MARGIN_S,
+        # Serve itself has no requests under way that it would have to wait for.
+        graceful_shutdown_wait_loop_s=0.05,
+    )(Replica)
+    application = deployment.bind(_with_threads(settings).model_dump(mode="json"))
+    serve.start(proxy_location="Disabled")
+    serve._run(
+        application, name=_APP, route_prefix=None, _blocking=False, external_scaler_enabled=True
+    )
+
+
+def scale(count: int) -> None:
+    """Have `count` replicas of the version that is deployed.
+
+    Raises ValueError if none is. Goes by way of Serve's external scaler, as its REST API does.
+    """
+    client = _get_global_client()
+    assert client is not None, "raises where there is none"
+    ray.get(client._controller.update_deployment_replicas.remote(_DEPLOYMENT, count))
+
+
+def rollout_status() -> RolloutStatus:
+    """How the deployment is doing."""
+    application = serve.status().applications.get(_APP)
+    if application is None:
+        return RolloutStatus(running=False, failure="")
+    failed = application.status is ApplicationStatus.DEPLOY_FAILED
+    messages = [d.message for d in application.deployments.values()] or [application.message]
+    return RolloutStatus(
+        running=application.status is ApplicationStatus.RUNNING,
+        failure=_last_line(messages[0]) if failed else "",
+    )
+
+
+def undeploy() -> None:
+    """Drain all replicas and take Serve off the cluster; returns when that is done."""
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _with_threads(settings: Settings) -> Settings:
+    """With the cores of this machine divided among the replicas, unless said otherwise."""
+    if settings.engine.num_threads is not None:
+        return settings
+    num_threads = max(1, len(os.sched_getaffinity(0)) // max(1, settings.replica.count))
+    engine = settings.engine.model_copy(update={"num_threads": num_threads})
+    return settings.model_copy(update={"engine": engine})
+
+
+def _last_line(message: str) -> str:
+    """The line of a traceback that says what is wrong."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "the replicas do not start"
