@@ -21,7 +21,7 @@ from router.http.errors import (
 )
 from router.http.health import HealthEndpoint
 from router.http.models import ModelsEndpoint
-from router.http.request_id import RequestIds
+from router.http.request_id import HEADER, RequestIds, request_id
 from router.http.service import Service
 from router.metrics import Metrics
 
@@ -80,9 +80,12 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     content = error_content(
-        "The server failed; its log has more under the request id.",
+        "The server failed; its log says why.",
         "server_error",
         param=None,
         code="internal_error",
     )
-    return json_response(content, HTTPStatus.INTERNAL_SERVER_ERROR)
+    # Starlette sends this outside of the middleware that adds the id, then lets the error through
+    # to uvicorn, which closes the connection: a client that did not know would use it again.
+    headers = {HEADER: request_id(request), "connection": "close"}
+    return json_response(content, HTTPStatus.INTERNAL_SERVER_ERROR, headers)

@@ -7,7 +7,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADER = "x-request-id"
+HEADER = "x-request-id"
+"""Carries the name, both ways."""
 
 _FIT = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 """The contract takes 128 characters; the rest is for numbers of prompts."""
@@ -31,13 +32,13 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(_HEADER, "")
+        given = Headers(scope=scope).get(HEADER, "")
         name = given if _FIT.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = name
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[_HEADER] = name
+                MutableHeaders(scope=message)[HEADER] = name
             await send(message)
 
         await self._app(scope, receive, send_named)

@@ -24,7 +24,8 @@ class FakeService:
     """Implements router.http.service.Service; the model's name says what is to happen.
 
     `tiny` answers; `refuse-REASON` fails at once, `fail-REASON` after the first character;
-    `broken` has a sample that fails alone; `endless` says one character and no more, `silent` none.
+    `bug` raises what no service should; `broken` has a sample that fails alone; `endless` says
+    one character and no more, `silent` none.
     """
 
     is_ready: bool = True
@@ -80,6 +81,8 @@ class FakeService:
             raise invalid("prompt", prompt, "at least one token")
         if action == "refuse":
             raise _error(reason)
+        if action == "bug":
+            raise RuntimeError("scripted bug")
         if action == "silent":
             await self._wait()
         asked = options.logprobs

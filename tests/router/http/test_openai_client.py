@@ -205,6 +205,15 @@ def test_a_refusal_has_its_status(
     assert caught.value.response.headers.get("retry-after") == expected
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bug_is_told_without_its_details(client: openai.OpenAI, stream: bool) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.completions.create(model="bug", prompt="ab", stream=stream)
+    assert caught.value.code == "internal_error"
+    assert "scripted" not in caught.value.message
+    assert caught.value.request_id
+
+
 def test_a_failure_in_mid_stream_is_an_event(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(model="fail-REPLICA_LOST", messages=HELLO, stream=True)
     assert next(stream).choices[0].delta.content == "G"
