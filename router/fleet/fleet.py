@@ -37,6 +37,7 @@ class Fleet:
         self._on_model = on_model
         self._models: dict[str, ServedModel] = {}
         self._learning = asyncio.Lock()
+        self._problems: dict[str, str] = {}
 
     @property
     def models(self) -> list[ServedModel]:
@@ -109,12 +110,17 @@ class Fleet:
         try:
             if model is None or model.replicas.has_news(records):
                 model = await self._learn(name) or model
-        except (RedisError, OSError) as error:
-            log.warning("model card cannot be read", model=name, error=str(error))
-        except ValueError as error:
-            log.error("model card is broken", model=name, error=str(error))
+            self._problems.pop(name, None)
+        except (RedisError, OSError, ValueError) as error:
+            self._report(name, str(error))
         if model is not None:
             model.replicas.follow(records)
+
+    def _report(self, name: str, problem: str) -> None:
+        """Log what is wrong with a model's card: once, not each time it is tried again."""
+        if self._problems.get(name) != problem:
+            self._problems[name] = problem
+            log.error("model card cannot be used", model=name, error=problem)
 
     async def _learn(self, name: str) -> ServedModel | None:
         """Read the model's card, and make its text side if the card is new.

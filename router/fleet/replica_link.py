@@ -151,10 +151,10 @@ class ReplicaLink:
     def _receive(self, frame: internal.ConnectResponse) -> None:
         for output in frame.outputs:
             if ticket := self._tickets.get(output.handle):
-                ticket.put(output)
+                ticket.put_output(output)
         for end in frame.ends:
             if ticket := self._release(end.handle):
-                ticket.put(end)
+                ticket.put_end(end)
         if frame.HasField("load"):
             self._load.report(frame.load)
             self._set_accepting(not frame.load.draining)

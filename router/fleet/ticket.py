@@ -15,21 +15,30 @@ class ReplicaLost(Exception):  # noqa: N818 - it is news, not a mistake
 class Ticket:
     """What a replica has sent for a request and nobody has taken yet.
 
-    Events are kept without bound so that a slow client never holds up the stream it shares with
-    others; a request's own limit on tokens is the limit on its events.
+    A slow client never holds up the stream it shares with others: its outputs are merged, one
+    for each sample, and the request's own limit on tokens is the limit on their size.
     """
 
     def __init__(self, handle: int, sequences: int, cancel: Callable[["Ticket"], None]) -> None:
         self.handle = handle
         self.sequences = sequences
         self._cancel = cancel
-        self._events: list[Event] = []
+        self._outputs: dict[int, internal.SampleOutput] = {}
+        self._end: internal.RequestEnd | None = None
         self._lost: str | None = None
         self._news = asyncio.Event()
 
-    def put(self, event: Event) -> None:
-        """Add what came from the replica."""
-        self._events.append(event)
+    def put_output(self, output: internal.SampleOutput) -> None:
+        """Add new tokens of a sample."""
+        if waiting := self._outputs.get(output.index):
+            waiting.MergeFrom(output)
+        else:
+            self._outputs[output.index] = output
+        self._news.set()
+
+    def put_end(self, end: internal.RequestEnd) -> None:
+        """Add the last word about the request."""
+        self._end = end
         self._news.set()
 
     def lose(self, why: str) -> None:
@@ -38,11 +47,17 @@ class Ticket:
         self._news.set()
 
     async def take(self) -> list[Event]:
-        """All events since the last time, at least one. Raises ReplicaLost when none will come."""
+        """What has come since the last time, at least one event, the end last.
+
+        Raises ReplicaLost when nothing will come any more.
+        """
         await self._news.wait()
-        if not self._events:
+        events: list[Event] = list(self._outputs.values())
+        if self._end is not None:
+            events.append(self._end)
+        if not events:
             raise ReplicaLost(self._lost)
-        events, self._events = self._events, []
+        self._outputs, self._end = {}, None
         if self._lost is None:
             self._news.clear()
         return events
