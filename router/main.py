@@ -14,16 +14,15 @@ from pathlib import Path
 
 import structlog
 import uvloop
-from redis.asyncio import Redis
 
 from cluster.logs import configure_logs
+from cluster.redis_client import connect
 from cluster.registry import Registry
 from cluster.settings import Settings, load_settings
 from router.router import Router
 
 log = structlog.get_logger(__name__)
 
-_REDIS_TIMEOUT_S = 2.0
 _EXIT_SETTINGS = 2
 
 
@@ -61,11 +60,7 @@ def _redis_url(settings: Settings) -> str:
 
 
 async def _serve(settings: Settings, redis_url: str) -> None:
-    redis = Redis.from_url(
-        redis_url,
-        socket_timeout=_REDIS_TIMEOUT_S,
-        socket_connect_timeout=_REDIS_TIMEOUT_S,
-    )
+    redis = connect(redis_url)
     router = Router(settings.router, Registry(redis, settings.redis.namespace))
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
+from cluster.redis_client import connect
 from tests.redis_server import RedisServer
 
 
@@ -27,6 +28,6 @@ def namespace() -> str:
 @pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """A client of the shared server."""
-    client = Redis.from_url(redis_server.url)
+    client = connect(redis_server.url)
     yield client
     await client.aclose()

