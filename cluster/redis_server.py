@@ -53,6 +53,13 @@ class RedisServer:
             await self.stop()
             raise RuntimeError("redis-server does not answer") from error
 
+    async def keep(self) -> None:
+        """Start it again, empty, whenever it ends, until cancelled. Call from the main thread."""
+        while True:
+            assert self._process is not None, "start() comes first"
+            await self._process.wait()
+            await self.start()
+
     async def stop(self) -> None:
         """End it; harmless if it has ended."""
         process = self._process

@@ -1,0 +1,166 @@
+"""The `trunkline` command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Errors are one line on standard
+error. Commands import what they need when they run: the help must not wait for Ray.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from ops.bench.cli import app as bench
+from ops.failure import CommandError
+
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serve large language models, and talk to them.",
+)
+app.add_typer(bench, name="bench")
+
+Address = Annotated[
+    str | None,
+    typer.Option(help="host:port of a router's gRPC; by default this machine's cluster."),
+]
+ModelName = Annotated[str, typer.Option(help="Name of the model; not needed where one is served.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens to answer with at the most.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0.0, help="Seconds to wait.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="TRUNKLINE_API_KEY")]
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="Directory of a model, or a shipped one: demo.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(min=0, help="Replicas to run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="A Redis to use; by default a private one is started.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to use; by default one is started here.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen at.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    http_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+) -> None:
+    """Serve a model on this machine: router, replicas, Redis. Ctrl-C drains and stops."""
+    from ops.serve import serve as run
+
+    overrides: dict[str, object] = {
+        "model": model,
+        "replica": {"count": replicas},
+        "redis": {"url": redis_url},
+        "ray": {"address": ray_address},
+        "router": {"host": host, "grpc_port": grpc_port, "http_port": http_port},
+    }
+    raise typer.Exit(run(config, _given(overrides)))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads standard input.")],
+    model: ModelName = "",
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    timeout_s: Timeout = None,
+    address: Address = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Continue a prompt; the text appears as it is made."""
+    from ops.generate import generate as run
+
+    run(
+        sys.stdin.read() if prompt == "-" else prompt,
+        address=address,
+        api_key=api_key,
+        model=model,
+        timeout_s=timeout_s,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+@app.command()
+def chat(
+    model: ModelName = "",
+    system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    address: Address = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Talk with a model. Ctrl-C cuts an answer short, Ctrl-D ends."""
+    from ops.chat import chat as run
+
+    run(
+        address=address,
+        api_key=api_key,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+@app.command()
+def status(
+    redis_url: Annotated[
+        str | None, typer.Option(help="The cluster's Redis; by default this machine's cluster.")
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="With --redis-url.")] = "trunkline",
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Replicas, their load and their caches."""
+    from ops.status import status as run
+
+    run(redis_url, namespace, as_json=json)
+
+
+def main() -> None:
+    """Run the command and leave with its exit code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return _EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return _EXIT_INTERRUPTED
+    except CommandError as error:
+        print(f"trunkline: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough.
+        sys.stdout = None
+        return _EXIT_FAILED
+
+
+def _given(overrides: dict[str, object]) -> dict[str, object]:
+    """Without the options that were not given, which must not override the file's settings."""
+    given: dict[str, object] = {}
+    for name, value in overrides.items():
+        kept = _given(value) if isinstance(value, dict) else value
+        if kept is not None and kept != {}:
+            given[name] = kept
+    return given

@@ -1,0 +1,137 @@
+"""A whole cluster on one machine: Redis, Ray, replicas, router."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable
+from pathlib import Path
+
+from trunkline import AsyncClient, TrunklineError
+
+from cluster.loading import LoadingBoard, LoadingProgress
+from cluster.ray_cluster import join_ray, leave_ray, start_local_ray
+from cluster.redis_client import connect
+from cluster.redis_server import RedisServer
+from cluster.settings import Settings
+from ops.failure import CommandError
+from ops.serve_reaper import Reaper
+from ops.serve_router import RouterProcess
+from ops.serve_run_file import write_run_file
+
+_POLL_S = 0.2
+
+
+class LocalCluster:
+    """`start`, `wait_ready`, `watch`; and in any case `stop`. For the main thread's event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """`settings` with the model's directory and name."""
+        self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
+        self.addresses: dict[str, str] = {}
+        self._redis = None if settings.redis.url else RedisServer(self.directory)
+        if self._redis is not None:
+            redis = settings.redis.model_copy(update={"url": self._redis.url})
+            settings = settings.model_copy(update={"redis": redis})
+        self.settings = settings
+        self._router = RouterProcess(settings, self.directory)
+        self._reaper = Reaper()
+        self._deploying: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._run_file: Path | None = None
+
+    async def start(self) -> None:
+        """Start everything, all at the same time. Raises CommandError."""
+        if self._redis is not None:
+            await _told(self._redis.start())
+        loop = asyncio.get_running_loop()
+        # A thread cannot be cancelled: `stop` has to wait for it.
+        self._deploying = loop.run_in_executor(None, self._deploy)
+        deployed = _told(asyncio.shield(self._deploying))
+        self.addresses, _ = await asyncio.gather(self._router.start(), deployed)
+        assert self.settings.redis.url is not None, "given or our own"
+        self._run_file = write_run_file(
+            grpc_address=self.addresses["grpc"],
+            http_address=self.addresses["http"],
+            redis_url=self.settings.redis.url,
+            namespace=self.settings.redis.namespace,
+        )
+
+    async def wait_ready(self) -> None:
+        """Return when the router can send requests to all replicas. Raises CommandError."""
+        from workers.replica.rollout import rollout_status
+
+        async with AsyncClient(self.addresses["grpc"]) as client:
+            while await self._num_ready(client) < self.settings.replica.count:
+                if failure := (await asyncio.to_thread(rollout_status)).failure:
+                    raise CommandError(f"replicas do not start: {failure}")
+                await asyncio.sleep(_POLL_S)
+
+    async def loading(self) -> list[LoadingProgress]:
+        """How far the replicas are that are loading. Raises RedisError."""
+        assert self.settings.redis.url is not None, "given or our own"
+        async with connect(self.settings.redis.url) as redis:
+            return await LoadingBoard(redis, self.settings.redis.namespace).read()
+
+    async def watch(self) -> None:
+        """Start again what ends of our own children, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._router.keep())
+            if self._redis is not None:
+                group.create_task(self._redis.keep())
+
+    async def stop(self) -> None:
+        """Drain the router, then the replicas, then end everything; nothing is left behind."""
+        self._stopping = True
+        try:
+            await self._router.stop()
+            if self._deploying is not None:
+                await asyncio.wait([self._deploying])
+                await asyncio.to_thread(_undeploy)
+            if self._redis is not None:
+                await self._redis.stop()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End everything at once; nothing is left behind."""
+        self._reaper.reap()
+        if self._run_file is not None:
+            self._run_file.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove the logs and whatever else lies in the directory, after the end."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _deploy(self) -> None:
+        address = self.settings.ray.address
+        if address is None:
+            start_local_ray(self.settings.ray, self.directory / "ray")
+        else:
+            join_ray(address)
+        if not self._stopping:
+            from workers.replica.rollout import deploy
+
+            deploy(self.settings)
+
+    async def _num_ready(self, client: AsyncClient) -> int:
+        try:
+            models = await client.models(timeout_s=5.0)
+        except TrunklineError:
+            # The router is being started again; should that go on, its log says why.
+            return -1
+        return sum(m.ready_replicas for m in models if m.name == self.settings.model_name)
+
+
+async def _told(starting: Awaitable[None]) -> None:
+    """Whatever keeps a part from starting, in one line. Raises CommandError."""
+    try:
+        await starting
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CommandError(str(error).strip().splitlines()[0]) from error
+
+
+def _undeploy() -> None:
+    from workers.replica.rollout import undeploy
+
+    undeploy()
+    leave_ray()

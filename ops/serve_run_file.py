@@ -1,0 +1,68 @@
+"""Where a cluster on this machine tells other commands how to find it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class RunFile(BaseModel):
+    """A running cluster."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    """Process of `trunkline serve`."""
+    started_at: float
+    """Start of that process in seconds since 1970, so that a recycled pid is not taken for it."""
+    grpc_address: str
+    http_address: str
+    redis_url: str
+    namespace: str
+
+
+def write_run_file(*, grpc_address: str, http_address: str, redis_url: str, namespace: str) -> Path:
+    """Announce this process's cluster; the file is to be removed when it ends."""
+    process = psutil.Process()
+    run = RunFile(
+        pid=process.pid,
+        started_at=process.create_time(),
+        grpc_address=grpc_address,
+        http_address=http_address,
+        redis_url=redis_url,
+        namespace=namespace,
+    )
+    path = _directory() / f"{run.pid}.json"
+    path.touch(mode=0o600)
+    path.write_text(run.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def find_run_file() -> RunFile | None:
+    """The cluster of this user that was started last, if one is running."""
+    runs = [run for path in _directory().glob("*.json") if (run := _read(path))]
+    return max(runs, key=lambda run: run.started_at, default=None)
+
+
+def _read(path: Path) -> RunFile | None:
+    """The cluster that a file tells of; what killed clusters left behind is cleared away."""
+    try:
+        run = RunFile.model_validate_json(path.read_text(encoding="utf-8"))
+        if psutil.Process(run.pid).create_time() == run.started_at:
+            return run
+    except (OSError, ValidationError, psutil.NoSuchProcess):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _directory() -> Path:
+    """Private to the user. Raises PermissionError if it is somebody else's."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    directory = Path(base) / f"trunkline-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to another user")
+    return directory

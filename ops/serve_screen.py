@@ -1,0 +1,82 @@
+"""What `trunkline serve` shows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from cluster.loading import LoadingProgress
+from cluster.settings import Settings
+
+Loading = Callable[[], Awaitable[list[LoadingProgress]]]
+
+_PERIOD_S = 0.2
+
+_READY = """\
+Trunkline serves {model} ({replicas})
+  gRPC    {grpc}
+  HTTP    http://{http}/v1
+  Logs    {logs}
+
+  curl http://{http}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  python -c 'from trunkline import Client; print(Client("{grpc}").generate("Hello").text())'
+
+Ctrl-C drains and stops it.\
+"""
+
+
+class Screen:
+    """Progress goes to standard error, the ready block to standard output."""
+
+    def __init__(self) -> None:
+        self._errors = Console(stderr=True, highlight=False)
+        self._output = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line about what is going on."""
+        self._errors.print(text, markup=False)
+
+    async def show(self, starting: Awaitable[None], loading: Loading) -> None:
+        """Show how loading goes on while `starting` is awaited; raises what that raises."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._errors, transient=True) as progress:
+            bar = progress.add_task("starting Redis, Ray and the router", total=None)
+            following = asyncio.create_task(_follow(progress, bar, loading))
+            try:
+                await starting
+            finally:
+                following.cancel()
+
+    def ready(self, settings: Settings, addresses: dict[str, str], logs: Path) -> None:
+        """All that is needed to use the cluster."""
+        count = settings.replica.count
+        block = _READY.format(
+            model=settings.model_name,
+            replicas="1 replica" if count == 1 else f"{count} replicas",
+            logs=logs,
+            **addresses,
+        )
+        self._output.print(block, markup=False)
+
+
+async def _follow(progress: Progress, bar: TaskID, loading: Loading) -> None:
+    while True:
+        # Redis itself may still be starting.
+        with suppress(RedisError, OSError):
+            replicas = await loading()
+            if replicas:
+                done, total = (sum(getattr(r, f) for r in replicas) for f in ("done", "total"))
+                text = "loading weights" if total else "starting replicas"
+                progress.update(bar, description=text, completed=done, total=total or None)
+        await asyncio.sleep(_PERIOD_S)
