@@ -22,8 +22,6 @@ def start_local_ray(settings: RaySettings, directory: Path) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Serve's own logs go to files; standard error is for what concerns the user.
-    os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
     # Process titles must not overwrite the environment, by which the reaper knows its processes.
     os.environ["SPT_NOENV"] = "1"
     import ray  # noqa: PLC0415 - takes a while

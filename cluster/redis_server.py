@@ -1,6 +1,7 @@
 """A Redis server of our own, for a cluster on one machine."""
 
 import asyncio
+import os
 import shutil
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from pathlib import Path
@@ -10,6 +11,7 @@ from redis.exceptions import RedisError
 from cluster.child_process import tied
 from cluster.redis_client import connect
 
+_MAX_SOCKET_PATH_BYTES = 107
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 
@@ -34,8 +36,12 @@ class RedisServer:
     async def start(self) -> None:
         """Start it; returns when it answers. Call from the main thread.
 
-        Raises FileNotFoundError if there is no redis-server, RuntimeError if it does not come up.
+        Raises FileNotFoundError if there is no redis-server, RuntimeError if it does not come up,
+        ValueError if the directory's path is too long for a socket's name.
         """
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
+            # Redis would cut it and listen somewhere else.
+            raise ValueError(f"{self._socket}: longer than {_MAX_SOCKET_PATH_BYTES} bytes")
         command = [redis_executable(), *self._options()]
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -88,8 +94,8 @@ class RedisServer:
                     return
                 except RedisError:
                     await asyncio.sleep(0.02)
-        said = self._log.read_text(errors="replace").strip()
-        raise RuntimeError(f"redis-server ended at once: {said[-500:]}")
+        said = self._log.read_text(errors="replace").strip().splitlines()
+        raise RuntimeError(f"redis-server ended at once: {said[-1] if said else 'no word'}")
 
 
 def redis_executable() -> str:

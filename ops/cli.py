@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from ops.bench.cli import app as bench
 from ops.failure import CommandError
 
-_EXIT_FAILED = 1
 _EXIT_USAGE = 2
-_EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,18 +139,14 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     try:
         return app(arguments, standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        # Without a command the help is shown, and the error says nothing.
+        if message := error.format_message():
+            print(f"trunkline: {message} (see trunkline --help)", file=sys.stderr)
         return _EXIT_USAGE
-    except (KeyboardInterrupt, click.Abort):
-        return _EXIT_INTERRUPTED
     except CommandError as error:
         print(f"trunkline: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader, such as `head`, has had enough.
-        sys.stdout = None
-        return _EXIT_FAILED
 
 
 def _given(overrides: dict[str, object]) -> dict[str, object]:

@@ -109,7 +109,7 @@ def _table(replicas: list[ReplicaStatus]) -> Table:
     table = Table(*columns)
     for r in replicas:
         table.add_row(
-            *(r.replica, r.model, r.address, str(r.pid)),
+            *(r.replica, r.model, str(r.pid)),
             *(_number(r.running_sequences), _number(r.waiting_requests)),
             *(_percent(r.cache_usage_ratio), _percent(r.prefix_hit_ratio)),
             _number(r.generated_tokens),

@@ -1,5 +1,6 @@
 """Puts replicas on a Ray cluster, changes their number and their version, takes them off."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ def deploy(settings: Settings) -> None:
         # Serve itself has no requests under way that it would have to wait for.
         graceful_shutdown_wait_loop_s=0.05,
     )(Replica)
+    # What goes well needs no telling on the standard error of whoever deploys.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = deployment.bind(_with_threads(settings).model_dump(mode="json"))
     serve.start(proxy_location="Disabled")
     serve._run(
