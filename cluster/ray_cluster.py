@@ -15,12 +15,10 @@ what matters is that there is room for the replicas of the next version beside t
 def start_local_ray(settings: RaySettings, directory: Path) -> None:
     """Start a cluster with its files in `directory`, and connect this process to it.
 
+    Ray reads part of its environment when it is imported, so that must not have happened before.
     Raises what `ray.init` raises.
     """
-    # Local clusters switch token authentication on by themselves and keep the token in the home
-    # directory, where the next cluster's processes would find the wrong one: so we bring our own.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    use_token(secrets.token_hex(32))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Process titles must not overwrite the environment, by which the reaper knows its processes.
     os.environ["SPT_NOENV"] = "1"
@@ -35,6 +33,16 @@ def start_local_ray(settings: RaySettings, directory: Path) -> None:
         logging_level=logging.ERROR,
         _temp_dir=str(directory),
     )
+
+
+def use_token(token: str) -> None:
+    """Have Ray authenticate its processes by this token, unless the environment says otherwise.
+
+    Local clusters switch that on by themselves, and keep the token in the home directory, where
+    the next cluster's processes would find the wrong one: so we bring our own.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", token)
 
 
 def join_ray(address: str) -> None:

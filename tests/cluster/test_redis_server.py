@@ -50,7 +50,7 @@ async def test_what_keeps_it_from_starting_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="longer than 107 bytes"):
         await RedisServer(tmp_path / ("d" * 107)).start()
     tmp_path.joinpath("redis.sock").mkdir()
-    with pytest.raises(RuntimeError, match="ended at once: .*Address already in use"):
+    with pytest.raises(RuntimeError, match=r"ended at once: .*Address already in use"):
         await RedisServer(tmp_path).start()
 
 
