@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 from trunkline.v1 import inference_pb2
 from trunkline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 
+from router.address import authority
 from router.grpc_servicer import GrpcInference
 from router.inference import InferenceService
 
@@ -37,7 +38,7 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> int:
         """Listen, with port 0 on a free one; returns the port. Raises RuntimeError if taken."""
         await self.set_serving(False)
-        bound = self._server.add_insecure_port(f"{host}:{port}")
+        bound = self._server.add_insecure_port(authority(host, port))
         await self._server.start()
         return bound
 

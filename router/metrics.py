@@ -21,6 +21,9 @@ class Metrics:
         self.time_to_first_token = self._histogram(
             "time_to_first_token_seconds", "From admission to the first token.", _LATENCY_S
         )
+        self.queue_time = self._histogram(
+            "request_queue_time_seconds", "From admission until the engine began.", _LATENCY_S
+        )
         self.time_per_output_token = self._histogram(
             "time_per_output_token_seconds", "Mean gap between a request's tokens.", _TOKEN_S
         )
@@ -53,12 +56,14 @@ class Metrics:
         return generate_latest(self._registry)
 
     def count_tokens(self, model: str, progress: Progress) -> None:
-        """Count the tokens of a request, however it ended."""
+        """Count the tokens of a request and their times, however it ended."""
         self.prompt_tokens.labels(model).inc(progress.prompt_tokens)
         self.cached_prompt_tokens.labels(model).inc(progress.cached_prompt_tokens)
         self.generation_tokens.labels(model).inc(progress.completion_tokens)
         if (seconds := progress.time_to_first_token_s) is not None:
             self.time_to_first_token.labels(model).observe(seconds)
+        if (seconds := progress.queue_time_s) is not None:
+            self.queue_time.labels(model).observe(seconds)
 
     def count_success(self, model: str, progress: Progress) -> None:
         """Count a request that was answered in full, if it was one for tokens."""

@@ -36,6 +36,11 @@ class Progress:
             self.finish_reasons.append(name.removeprefix("FINISH_REASON_").lower())
 
     @property
+    def queue_time_s(self) -> float | None:
+        """From admission until the engine took the request up."""
+        return None if self.started_at is None else self.started_at - self.admitted_at
+
+    @property
     def time_to_first_token_s(self) -> float | None:
         """Since admission."""
         return None if self.first_token_at is None else self.first_token_at - self.admitted_at

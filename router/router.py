@@ -10,6 +10,7 @@ import structlog
 
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import RouterSettings
+from router.address import authority
 from router.fleet.fleet import Fleet
 from router.fleet.replica_link import ReplicaLink
 from router.fleet.replica_set import ReplicaSet
@@ -51,7 +52,7 @@ class Router:
         host = self._settings.host
         grpc_port = await self._grpc.start(host, self._settings.grpc_port)
         http_port = self._http.start(host, self._settings.http_port)
-        addresses = {"grpc": f"{host}:{grpc_port}", "http": f"{host}:{http_port}"}
+        addresses = {"grpc": authority(host, grpc_port), "http": authority(host, http_port)}
         log.info("router is listening", router=self._router_id, **addresses)
         return addresses
 

@@ -17,6 +17,7 @@ from router.text.codec import TextCodec
 log = structlog.get_logger(__name__)
 
 _MAX_NAME_CHARS = 256
+_LOOK_UP_S = 5.0
 
 
 class Fleet:
@@ -86,7 +87,8 @@ class Fleet:
     async def _look_up(self, name: str) -> ServedModel | None:
         """A model of which no replica has been seen yet; it may have none just now."""
         try:
-            return await self._learn(name)
+            async with asyncio.timeout(_LOOK_UP_S):
+                return await self._learn(name)
         except (RedisError, OSError) as error:
             raise RequestError(
                 Reason.NO_REPLICA,
@@ -127,8 +129,8 @@ class Fleet:
 
         Raises RedisError, OSError, and ValueError if the card is broken.
         """
+        card = await self._registry.model(name)
         async with self._learning:
-            card = await self._registry.model(name)
             known = self._models.get(name)
             if card is None or (known is not None and known.card == card):
                 return known

@@ -18,6 +18,7 @@ from cluster.registry import Registry, ReplicaRecord
 
 LEASE_S = 60.0
 BEAT_S = 0.25
+PATIENCE_S = 20.0
 Context = grpc.aio.ServicerContext[internal.ConnectRequest, internal.ConnectResponse]
 
 
@@ -107,7 +108,7 @@ class FakeReplica(ReplicaServiceServicer):
 
     async def until(self, condition: Callable[["FakeReplica"], bool]) -> None:
         """Wait until something holds about what has come in."""
-        async with self._changed:
+        async with asyncio.timeout(PATIENCE_S), self._changed:
             await self._changed.wait_for(lambda: condition(self))
 
     async def Connect(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.settings import RouterSettings
 from router.policies import POLICIES
 from router.policies.least_loaded import LeastLoaded
 from router.policies.power_of_two import PowerOfTwo
@@ -34,6 +36,10 @@ def test_any_policy_chooses_one_of_the_candidates(name: str, loads: list[int], s
     candidates = replicas(loads)
     policy = POLICIES[name](Random(seed))
     assert all(policy.choose(candidates) in candidates for _ in range(5))
+
+
+def test_the_settings_name_exactly_the_policies_there_are() -> None:
+    assert set(get_args(RouterSettings.model_fields["policy"].annotation)) == set(POLICIES)
 
 
 @given(num_replicas=st.integers(1, 12), rounds=st.integers(1, 5), random=st.randoms())
