@@ -9,6 +9,8 @@ from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.stats import Stats
 
+_NOT_FINITE = "the model's values are not finite"
+
 
 class Bookkeeper:
     """Appends sampled tokens, forks requests into their samples, and ends samples."""
@@ -27,24 +29,25 @@ class Bookkeeper:
 
     def commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
         """The outputs of a step that computed `batch` and brought forth `result`."""
+        outputs = [self._fail(sequence, _NOT_FINITE) for sequence in result.failed]
         now = monotonic()
         for chunk in batch.chunks:
             sequence, group = chunk.sequence, chunk.sequence.group
-            sequence.num_computed = chunk.end
-            self._scheduler.blocks.register_full(sequence)
             if group.started_at is None:
                 group.started_at = now
                 self._stats.prompt_tokens += sequence.num_prompt
                 self._stats.hit_tokens += group.cached_prompt_tokens
+            if sequence not in result.failed:
+                sequence.num_computed = chunk.end
+                self._scheduler.blocks.register_full(sequence)
         for chunk, logprobs in result.prompt_logprobs:
             # Assigned by position, since a preempted prompt is computed again.
             chunk.sequence.group.prompt_logprobs[chunk.start :] = logprobs
         # All forks come first: a sample that ends with its first token gives its blocks back.
         owners = [self._owner(sample) for sample in result.samples]
-        return [
-            self._accept(sequence, sample)
-            for sequence, sample in zip(owners, result.samples, strict=True)
-        ]
+        for sequence, sample in zip(owners, result.samples, strict=True):
+            outputs.append(self._accept(sequence, sample))
+        return outputs
 
     def end(
         self, sequence: Sequence, reason: FinishReason, token_ids: list[int], error: str = ""
@@ -74,8 +77,7 @@ class Bookkeeper:
     def _accept(self, sequence: Sequence, sample: Sample) -> SampleOutput:
         """Add a sampled token to its sequence, and end it if that was its last."""
         if sample.draw.error:
-            self._quarantine(sequence)
-            return self.end(sequence, FinishReason.ERROR, [], sample.draw.error)
+            return self._fail(sequence, sample.draw.error)
         token_id = sample.draw.token_id
         sequence.append(token_id)
         group = sequence.group
@@ -97,10 +99,10 @@ class Bookkeeper:
         is_stop = is_eos or token_id in params.stop_token_ids
         return is_stop and sequence.num_output >= params.min_tokens
 
-    def _quarantine(self, sequence: Sequence) -> None:
-        """Keep values that are not finite from reaching others by way of the sequence's blocks."""
+    def _fail(self, sequence: Sequence, error: str) -> SampleOutput:
+        """End a sample that went wrong; whoever gets its blocks next finds no trace of it."""
         pool, table = self._scheduler.blocks.pool, sequence.block_table
+        unshared = [b for b in table[sequence.num_registered :] if b and pool.num_holders(b) == 1]
+        self._runner.clear_blocks(unshared)
         self._stats.failed_samples += 1
-        for number in table[:1]:
-            pool.forget(number)
-        self._runner.clear_blocks([b for b in table if b and pool.num_holders(b) == 1])
+        return self.end(sequence, FinishReason.ERROR, [], error)

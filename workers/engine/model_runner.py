@@ -33,6 +33,8 @@ class StepResult(NamedTuple):
 
     samples: list[Sample]
     prompt_logprobs: list[tuple[Chunk, list[TokenLogprob]]]
+    failed: list[Sequence]
+    """Those whose values are not finite; they have no samples."""
 
 
 class ModelRunner:
@@ -54,24 +56,29 @@ class ModelRunner:
         self._watch.lap("build")
         hidden = self._model.forward(tensors.token_ids, tensors.positions, self._cache, plan)
         starts = tensors.attention.query_starts
+        failed = _not_finite(hidden[: batch.num_tokens], batch.chunks, starts)
+        placed = [
+            (chunk, start)
+            for chunk, start in zip(batch.chunks, starts, strict=False)
+            if chunk.sequence not in failed
+        ]
         prompt_logprobs = [
             (chunk, self._prompt_logprobs(hidden[start : start + chunk.length], chunk))
-            for chunk, start in zip(batch.chunks, starts, strict=False)
+            for chunk, start in placed
             if _wants_prompt_logprobs(chunk)
         ]
         ends = [
-            (chunk.sequence, start + chunk.length - 1)
-            for chunk, start in zip(batch.chunks, starts, strict=False)
-            if chunk.samples
+            (chunk.sequence, start + chunk.length - 1) for chunk, start in placed if chunk.samples
         ]
-        if not ends:
+        samples: list[Sample] = []
+        if ends:
+            logits = self._model.logits(hidden[torch.tensor([row for _, row in ends])])
             self._watch.lap("forward")
-            return StepResult([], prompt_logprobs)
-        logits = self._model.logits(hidden[torch.tensor([row for _, row in ends])])
-        self._watch.lap("forward")
-        samples = self._sample(logits, [sequence for sequence, _ in ends])
-        self._watch.lap("sample")
-        return StepResult(samples, prompt_logprobs)
+            samples = self._sample(logits, [sequence for sequence, _ in ends])
+            self._watch.lap("sample")
+        else:
+            self._watch.lap("forward")
+        return StepResult(samples, prompt_logprobs, failed)
 
     def clear_blocks(self, blocks: list[int]) -> None:
         """Clear blocks that hold values which are not finite, before anyone else gets them."""
@@ -102,6 +109,22 @@ class ModelRunner:
             logits = self._model.logits(hidden[first : first + len(part)])
             found += token_logprobs(logits, part, num_top)
         return found
+
+
+def _not_finite(hidden: torch.Tensor, chunks: list[Chunk], starts: list[int]) -> list[Sequence]:
+    """The sequences with a row of hidden states, [T, H], that has NaN or infinity in it.
+
+    Found here and not by their logits alone, so that a prompt read in several steps is caught
+    before its blocks can be shared.
+    """
+    is_finite = hidden.sum(dim=-1, dtype=torch.float32).isfinite()
+    if is_finite.all():
+        return []
+    return [
+        chunk.sequence
+        for chunk, start in zip(chunks, starts, strict=False)
+        if not is_finite[start : start + chunk.length].all()
+    ]
 
 
 def _sample_indices(sequence: Sequence) -> range:
