@@ -8,16 +8,16 @@ def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> 
 
     Slot s is offset s % block_size of block s // block_size; no slot occurs twice.
     """
-    cache.view(-1, *cache.shape[2:]).index_copy_(0, slots, rows)
+    cache.flatten(0, 1).index_copy_(0, slots, rows)
 
 
 def gather_blocks(cache: torch.Tensor, block_ids: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Copy blocks int64 [N] side by side into `out` and return it as [N * block_size, heads, D].
+    """Copy blocks int64 [N] of a cache [num_blocks, block_size, num_kv_heads, D] side by side.
 
-    `out` is flat and of the cache's dtype, with at least as many elements as the blocks. It is
-    given because a fresh tensor of some megabytes costs more in page faults than the copy.
+    They go into the first N of `out`, shaped like the cache, and are returned as
+    [N * block_size, num_kv_heads, D]. `out` is given because a fresh tensor of some megabytes
+    costs more in page faults than the copy.
     """
-    flat = cache.view(cache.shape[0], -1)
-    target = out[: len(block_ids) * flat.shape[1]].view(len(block_ids), -1)
-    torch.index_select(flat, 0, block_ids, out=target)
-    return target.view(-1, *cache.shape[2:])
+    target = out[: block_ids.shape[0]]
+    torch.index_select(cache, 0, block_ids, out=target)
+    return target.flatten(0, 1)

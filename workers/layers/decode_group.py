@@ -35,7 +35,7 @@ class DecodeGroup:
         output: torch.Tensor,
     ) -> None:
         """Fill this group's rows of output, both [T, num_heads, head_dim]."""
-        size = len(self.rows)
+        size = self.rows.shape[0]
         keys, values = buffers.gather(key_cache, value_cache, self.block_ids)
         attended = attend_decodes(
             query.index_select(0, self.rows),
@@ -86,7 +86,7 @@ def _split(num_blocks: IntArray, max_blocks: int) -> Iterator[slice]:
         if index > first and (index + 1 - first) * size > max_blocks:
             yield slice(first, index)
             first = index
-    if len(num_blocks):
+    if first < len(num_blocks):
         yield slice(first, len(num_blocks))
 
 

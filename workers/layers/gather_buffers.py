@@ -15,23 +15,23 @@ class Gathered(NamedTuple):
 
 
 class GatherBuffers:
-    """One buffer for keys and one for values, reused by all layers and steps.
+    """One buffer for keys and one for values, reused by all layers and steps over one cache.
 
     What `gather` returns is overwritten by the next call.
     """
 
     def __init__(self) -> None:
-        self._keys = torch.empty(0)
-        self._values = torch.empty(0)
+        self._keys = torch.empty(0, 0, 0, 0)
+        self._values = torch.empty(0, 0, 0, 0)
 
     def gather(
         self, key_cache: torch.Tensor, value_cache: torch.Tensor, block_ids: torch.Tensor
     ) -> Gathered:
         """Copy blocks int64 [N] out of caches [num_blocks, block_size, num_kv_heads, head_dim]."""
-        num_elements = len(block_ids) * key_cache[0].numel()
-        if self._keys.numel() < num_elements or self._keys.dtype != key_cache.dtype:
-            self._keys = key_cache.new_empty(num_elements)
-            self._values = key_cache.new_empty(num_elements)
+        num_blocks = block_ids.shape[0]
+        if self._keys.shape[0] < num_blocks:
+            self._keys = key_cache.new_empty(num_blocks, *key_cache.shape[1:])
+            self._values = torch.empty_like(self._keys)
         return Gathered(
             gather_blocks(key_cache, block_ids, self._keys),
             gather_blocks(value_cache, block_ids, self._values),

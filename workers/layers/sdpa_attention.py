@@ -76,7 +76,7 @@ class SdpaPlan:
         scale: float,
     ) -> torch.Tensor:
         """See AttentionPlan."""
-        num_rows = len(self.slots)
+        num_rows = self.slots.shape[0]
         write_rows(key_cache, key[:num_rows], self.slots)
         write_rows(value_cache, value[:num_rows], self.slots)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)

@@ -44,7 +44,7 @@ class SelfAttention:
     ) -> torch.Tensor:
         """[T, hidden_size] to the same; writes this step's keys and values into the cache."""
         num_rotated = self.num_heads + self.num_kv_heads
-        heads = self.qkv(x).view(len(x), num_rotated + self.num_kv_heads, self.head_dim)
+        heads = self.qkv(x).view(x.shape[0], num_rotated + self.num_kv_heads, self.head_dim)
         rotated, values = heads[:, :num_rotated], heads[:, num_rotated:]
         if self.head_norm is not None:
             rotated = head_norm(rotated, self.head_norm.weights, self.head_norm.eps)
@@ -58,4 +58,4 @@ class SelfAttention:
             window=self.window,
             scale=self.head_dim**-0.5,
         )
-        return self.output(attended.view(len(x), -1))
+        return self.output(attended.flatten(1))

@@ -22,8 +22,9 @@ Part = tuple[slice, ...]
 class Checkpoint:
     """A model's stored tensors, mapped into memory and read part by part.
 
-    A context manager: the files are open within it. Tensors that were read whole and not
-    converted stay mapped after it ends.
+    A context manager: the files are open within it. Tensors that were neither converted nor
+    packed stay mapped after it ends, so that replicas on one machine share their pages; files
+    must be replaced, not overwritten, while a model runs.
     """
 
     def __init__(self, folder: Path) -> None:

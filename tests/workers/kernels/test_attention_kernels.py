@@ -57,6 +57,6 @@ def test_written_rows_are_gathered_again(slots: list[int], count: int) -> None:
     cache = torch.zeros(4, 3, 2, 5)
     rows = torch.randn(count, 2, 5)
     write_rows(cache, rows, torch.tensor(slots[:count], dtype=torch.int64))
-    gathered = gather_blocks(cache, torch.arange(4), torch.empty(200))
+    gathered = gather_blocks(cache, torch.arange(4), torch.empty(5, 3, 2, 5))
     assert torch.equal(gathered[slots[:count]], rows)
     assert not gathered[slots[count:]].any()
