@@ -95,17 +95,7 @@ def _values(text: str) -> dict[str, float]:
 
 
 def _table(replicas: list[ReplicaStatus]) -> Table:
-    columns = (
-        "replica",
-        "model",
-        "address",
-        "pid",
-        "running",
-        "waiting",
-        "cache",
-        "hits",
-        "tokens",
-    )
+    columns = ("replica", "model", "pid", "running", "waiting", "cache", "hits", "tokens")
     table = Table(*columns)
     for r in replicas:
         table.add_row(
