@@ -1,8 +1,6 @@
 """`trunkline serve`: a cluster on this machine, from start to drain."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -14,9 +12,9 @@ from ops.failure import CommandError, UsageError
 from ops.models import SHIPPED, resolve
 from ops.serve_cluster import LocalCluster
 from ops.serve_screen import Screen
+from ops.serve_signals import EXIT_INTERRUPTED, StopSignals
 
 _EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 130
 
 
 def serve(config: Path | None, overrides: dict[str, object]) -> int:
@@ -41,28 +39,31 @@ def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
 def _with_model_directory(settings: Settings) -> Settings:
     """The settings with the model's directory in full, and the name it is served by."""
     directory = resolve(settings.model).absolute()
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"model: {directory} has no config.json, so it holds no model")
     name = settings.model_name or (settings.model if settings.model in SHIPPED else directory.name)
     return settings.model_copy(update={"model": str(directory), "model_name": name})
 
 
 async def _serve(settings: Settings) -> int:
-    screen = Screen()
-    cluster = LocalCluster(settings)
-    told_to_stop = _heed_signals(cluster)
+    screen, signals = Screen(), StopSignals()
+    # Ray puts a handler of its own in the place of ours for SIGTERM.
+    cluster = LocalCluster(settings, on_ray=signals.heed)
+    signals.heed()
     try:
-        await _until(told_to_stop, screen.show(_bring_up(cluster), cluster.loading))
-        if told_to_stop.is_set():
-            return _EXIT_INTERRUPTED
+        await _until(signals.told, screen.show(_bring_up(cluster), cluster.loading))
+        if signals.told.is_set():
+            return EXIT_INTERRUPTED
         screen.ready(cluster.settings, cluster.addresses, cluster.directory)
-        await _until(told_to_stop, cluster.watch())
+        await _until(signals.told, cluster.watch())
+        return 0
     except CommandError as error:
         screen.say(f"trunkline: {error} (logs: {cluster.directory})")
         return _EXIT_FAILED
     finally:
-        screen.say("stopping; a second Ctrl-C does not wait for running requests")
-        await cluster.stop()
-    cluster.forget()
-    return 0
+        if signals.told.is_set():
+            screen.say("stopping; a second Ctrl-C does not wait for running requests")
+        await cluster.stop(keep_logs=not signals.told.is_set())
 
 
 async def _bring_up(cluster: LocalCluster) -> None:
@@ -81,18 +82,3 @@ async def _until(told: asyncio.Event, work: Coroutine[None, None, None]) -> None
         await asyncio.wait({working})
     if not working.cancelled():
         working.result()
-
-
-def _heed_signals(cluster: LocalCluster) -> asyncio.Event:
-    """The event that a first SIGINT or SIGTERM sets; a second one ends everything at once."""
-    told = asyncio.Event()
-
-    def heed() -> None:
-        if told.is_set():
-            cluster.kill()
-            os._exit(_EXIT_INTERRUPTED)
-        told.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, heed)
-    return told

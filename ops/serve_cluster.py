@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from trunkline import AsyncClient, TrunklineError
@@ -24,8 +24,9 @@ _POLL_S = 0.2
 class LocalCluster:
     """`start`, `wait_ready`, `watch`; and in any case `stop`. For the main thread's event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """`settings` with the model's directory and name."""
+    def __init__(self, settings: Settings, on_ray: Callable[[], None]) -> None:
+        """`settings` with the model's directory and name; `on_ray` is called once Ray is up."""
+        self._on_ray = on_ray
         self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
         self.addresses: dict[str, str] = {}
         self._redis = None if settings.redis.url else RedisServer(self.directory)
@@ -36,6 +37,7 @@ class LocalCluster:
         self._router = RouterProcess(settings, self.directory)
         self._reaper = Reaper()
         self._deploying: asyncio.Future[None] | None = None
+        self._deployed = False
         self._stopping = False
         self._run_file: Path | None = None
 
@@ -43,9 +45,9 @@ class LocalCluster:
         """Start everything, all at the same time. Raises CommandError."""
         if self._redis is not None:
             await _told(self._redis.start())
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         # A thread cannot be cancelled: `stop` has to wait for it.
-        self._deploying = loop.run_in_executor(None, self._deploy)
+        self._deploying = self._loop.run_in_executor(None, self._deploy)
         deployed = _told(asyncio.shield(self._deploying))
         self.addresses, _ = await asyncio.gather(self._router.start(), deployed)
         assert self.settings.redis.url is not None, "given or our own"
@@ -79,28 +81,22 @@ class LocalCluster:
             if self._redis is not None:
                 group.create_task(self._redis.keep())
 
-    async def stop(self) -> None:
+    async def stop(self, *, keep_logs: bool) -> None:
         """Drain the router, then the replicas, then end everything; nothing is left behind."""
         self._stopping = True
         try:
             await self._router.stop()
             if self._deploying is not None:
                 await asyncio.wait([self._deploying])
-                await asyncio.to_thread(_undeploy)
+                await asyncio.to_thread(self._undeploy)
             if self._redis is not None:
                 await self._redis.stop()
         finally:
-            self.kill()
-
-    def kill(self) -> None:
-        """End everything at once; nothing is left behind."""
-        self._reaper.reap()
-        if self._run_file is not None:
-            self._run_file.unlink(missing_ok=True)
-
-    def forget(self) -> None:
-        """Remove the logs and whatever else lies in the directory, after the end."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+            await asyncio.to_thread(self._reaper.reap)
+            if self._run_file is not None:
+                self._run_file.unlink(missing_ok=True)
+            if not keep_logs:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def _deploy(self) -> None:
         address = self.settings.ray.address
@@ -108,10 +104,19 @@ class LocalCluster:
             start_local_ray(self.settings.ray, self.directory / "ray")
         else:
             join_ray(address)
+        self._loop.call_soon_threadsafe(self._on_ray)
         if not self._stopping:
             from workers.replica.rollout import deploy
 
             deploy(self.settings)
+            self._deployed = True
+
+    def _undeploy(self) -> None:
+        if self._deployed:
+            from workers.replica.rollout import undeploy
+
+            undeploy()
+        leave_ray()
 
     async def _num_ready(self, client: AsyncClient) -> int:
         try:
@@ -128,10 +133,3 @@ async def _told(starting: Awaitable[None]) -> None:
         await starting
     except (OSError, RuntimeError, ValueError) as error:
         raise CommandError(str(error).strip().splitlines()[0]) from error
-
-
-def _undeploy() -> None:
-    from workers.replica.rollout import undeploy
-
-    undeploy()
-    leave_ray()
