@@ -36,7 +36,9 @@ class Generation(Generic[Message]):
         self._dispatch = dispatch
         self._progress = progress
         self._kind: type[Message] = kind
-        self._samples = [Sample(i, job.model.codec, job.options.stop) for i in range(job.n)]
+        self._samples = [
+            Sample(i, job.model.codec, job.prompt_token_ids, job.options.stop) for i in range(job.n)
+        ]
         self._ended = False
 
     async def messages(self) -> AsyncGenerator[Message, None]:
@@ -72,6 +74,9 @@ class Generation(Generic[Message]):
         return events
 
     def _advance(self, output: internal.SampleOutput) -> Message:
+        if output.HasField("started"):
+            self._progress.cached_prompt_tokens = output.started.cached_prompt_tokens
+            self._progress.started_at = self._dispatch.sent_at + output.started.queue_s
         delta = self._samples[output.index].push(output)
         self._progress.count(delta)
         add_bytes(output.prompt_logprobs, self._job.model.codec)
@@ -95,8 +100,6 @@ class Generation(Generic[Message]):
             raise _error_of(end.failed)
         if not all(sample.is_finished for sample in self._samples):
             raise RuntimeError(f"replica {self._dispatch.replica} ended unfinished samples")
-        self._progress.cached_prompt_tokens = end.finished.cached_prompt_tokens
-        self._progress.started_at = self._dispatch.sent_at + end.finished.queue_s
         self._ended = True
 
     def _stopped_early(self) -> bool:

@@ -39,7 +39,11 @@ class HttpServer:
     def start(self, host: str, port: int) -> int:
         """Listen, with port 0 on a free one; returns the port. Raises OSError if it is taken."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # TCP by name: asyncio turns Nagle's algorithm off only where it sees the protocol.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
         self._task = asyncio.create_task(self._server.serve([listener]), name="http server")
         bound: int = listener.getsockname()[1]
         return bound

@@ -16,11 +16,17 @@ class Sample:
     that is never held back. A stop token is delivered as a token, but not as text.
     """
 
-    def __init__(self, index: int, codec: TextCodec, stop: sampling_pb2.StopConditions) -> None:
+    def __init__(
+        self,
+        index: int,
+        codec: TextCodec,
+        prompt_token_ids: list[int],
+        stop: sampling_pb2.StopConditions,
+    ) -> None:
         self._index = index
         self._codec = codec
         self._min_tokens = stop.min_tokens
-        self._detokenizer = codec.detokenizer()
+        self._detokenizer = codec.detokenizer(prompt_token_ids)
         self._stop_strings = StopStrings(stop.stop_strings)
         self.num_tokens = 0
         self.finish_reason = pb.FINISH_REASON_UNSPECIFIED

@@ -35,8 +35,8 @@ class Script:
     """Outputs after which a request waits for `resume`; 0 waits before the first."""
     fail_with: internal.Failed | None = None
     """In place of an answer."""
-    finished: internal.Finished = field(
-        default_factory=lambda: internal.Finished(cached_prompt_tokens=2, queue_s=1e-6)
+    started: internal.Started = field(
+        default_factory=lambda: internal.Started(cached_prompt_tokens=2, queue_s=1e-6)
     )
 
 
@@ -170,7 +170,7 @@ class _Stream:
 
     async def _answer(self, submit: internal.Submit) -> None:
         script = self._replica.script
-        end = internal.RequestEnd(handle=submit.handle, finished=script.finished)
+        end = internal.RequestEnd(handle=submit.handle, finished=internal.Finished())
         if script.pause_after == 0:
             await self._replica.resume.wait()
         if script.fail_with is not None:
@@ -178,6 +178,8 @@ class _Stream:
             await self._write(internal.ConnectResponse(ends=[end]))
             return
         for step, outputs in enumerate(_steps(submit, script), start=1):
+            if step == 1:
+                outputs[0].started.CopyFrom(script.started)
             await self._write(internal.ConnectResponse(outputs=outputs))
             if script.pause_after == step:
                 await self._replica.resume.wait()

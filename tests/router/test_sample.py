@@ -25,7 +25,7 @@ def run(
     stop_token_id: int | None = None,
 ) -> tuple[str, list[int], pb.Delta]:
     """Text, tokens and last delta of a sample whose tokens arrive cut at `cuts`."""
-    sample, text, tokens, delta = Sample(0, CODEC, stop), "", list[int](), pb.Delta()
+    sample, text, tokens, delta = Sample(0, CODEC, [], stop), "", list[int](), pb.Delta()
     borders = sorted({cut for cut in cuts if 0 < cut < len(token_ids)} | {0, len(token_ids)})
     for start, end in pairwise(borders):
         output = internal.SampleOutput(token_ids=token_ids[start:end])

@@ -4,7 +4,7 @@ from time import monotonic
 
 from workers.engine.batch import Batch
 from workers.engine.model_runner import ModelRunner, Sample, StepResult
-from workers.engine.request import FinishReason, SampleOutput
+from workers.engine.request import FinishReason, SampleOutput, Started
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence
 from workers.engine.stats import Stats
@@ -33,8 +33,9 @@ class Bookkeeper:
         now = monotonic()
         for chunk in batch.chunks:
             sequence, group = chunk.sequence, chunk.sequence.group
-            if group.started_at is None:
-                group.started_at = now
+            if not group.is_started:
+                group.is_started = True
+                group.started = Started(group.cached_prompt_tokens, now - group.arrived_at)
                 self._stats.prompt_tokens += sequence.num_prompt
                 self._stats.hit_tokens += group.cached_prompt_tokens
             if sequence not in result.failed:
@@ -60,10 +61,7 @@ class Bookkeeper:
         output = SampleOutput(group.request.request_id, sequence.index, token_ids)
         output.finish_reason = reason
         output.error = error
-        if not group.live:
-            output.request_done = True
-            output.cached_prompt_tokens = group.cached_prompt_tokens
-            output.queue_s = (group.started_at or monotonic()) - group.arrived_at
+        output.request_done = not group.live
         return output
 
     def _owner(self, sample: Sample) -> Sequence:
@@ -91,6 +89,7 @@ class Bookkeeper:
         if sample.logprob is not None:
             output.logprobs = [sample.logprob]
         output.prompt_logprobs, group.prompt_logprobs = group.prompt_logprobs, []
+        output.started, group.started = group.started, None
         return output
 
     def _stops(self, sequence: Sequence, token_id: int) -> bool:

@@ -87,7 +87,7 @@ class LLM:
                 for index in range(request.params.n)
             ],
             [logprob for output in outputs for logprob in output.prompt_logprobs],
-            outputs[-1].cached_prompt_tokens,
+            sum(output.started.cached_prompt_tokens for output in outputs if output.started),
         )
 
     def _sample(self, outputs: list[SampleOutput]) -> Sample:

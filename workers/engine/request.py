@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from workers.engine.sampling_params import SamplingParams
 
@@ -41,6 +42,15 @@ class TokenLogprob:
     """(token id, logprob), best first."""
 
 
+class Started(NamedTuple):
+    """How the engine took a request up."""
+
+    cached_prompt_tokens: int
+    """Prompt tokens found in the prefix cache."""
+    queue_s: float
+    """Seconds that the request waited."""
+
+
 @dataclass(slots=True)
 class SampleOutput:
     """New tokens of one sample, as one step made them."""
@@ -56,9 +66,7 @@ class SampleOutput:
     """What went wrong, with FinishReason.ERROR."""
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     """With the request's first output, if asked for: one per prompt token from the second on."""
+    started: Started | None = None
+    """With the request's first tokens."""
     request_done: bool = False
     """Whether all samples of the request have ended."""
-    cached_prompt_tokens: int = 0
-    """Prompt tokens found in the prefix cache; set with request_done."""
-    queue_s: float = 0.0
-    """Seconds until the engine took the request up; set with request_done."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from workers.engine.request import Request, TokenLogprob
+from workers.engine.request import Request, Started, TokenLogprob
 
 
 class Sequence:
@@ -89,6 +89,8 @@ class RequestGroup:
     """Samples that have not ended; before the prompt is computed, the first one alone."""
     is_forked: bool = False
     """Whether the samples beyond the first have been made."""
-    started_at: float | None = None
     cached_prompt_tokens: int = 0
+    is_started: bool = False
+    started: Started | None = None
+    """Until an output has told it."""
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)

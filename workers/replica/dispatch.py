@@ -107,10 +107,8 @@ class Dispatch:
 
     def _finish(self, output: SampleOutput) -> None:
         ticket = self._forget(output.request_id)
-        finished = internal.Finished(
-            cached_prompt_tokens=output.cached_prompt_tokens, queue_s=output.queue_s
-        )
-        ticket.stream.put_end(internal.RequestEnd(handle=ticket.handle, finished=finished))
+        end = internal.RequestEnd(handle=ticket.handle, finished=internal.Finished())
+        ticket.stream.put_end(end)
 
     def _end(self, engine_id: str, error: RequestError) -> None:
         ticket = self._forget(engine_id)

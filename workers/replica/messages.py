@@ -49,6 +49,9 @@ def to_output(output: SampleOutput, handle: int) -> internal.SampleOutput:
         finish_reason=_FINISH_REASONS.get(output.finish_reason, public.FINISH_REASON_UNSPECIFIED),
         stop_token_id=output.stop_token_id,
     )
+    if output.started is not None:
+        message.started.cached_prompt_tokens = output.started.cached_prompt_tokens
+        message.started.queue_s = output.started.queue_s
     if output.logprobs:
         message.logprobs.extend(map(_to_logprob, output.logprobs))
     if output.prompt_logprobs:

@@ -99,7 +99,6 @@ class FakeEngine:
                 [(first + running.num_output) % 1000],
                 finish_reason=FinishReason.LENGTH if done else None,
                 request_done=done and index == request.params.n - 1,
-                cached_prompt_tokens=0,
             )
             for index in range(request.params.n)
         ]

@@ -207,6 +207,7 @@ class SampleOutput(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     index: _builtins.int
     finish_reason: _inference_pb2.FinishReason.ValueType
@@ -222,6 +223,10 @@ class SampleOutput(_message.Message):
     def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.TokenLogprob]:
         """With the first output of the request."""
 
+    @_builtins.property
+    def started(self) -> Global___Started:
+        """With the first output of the request."""
+
     def __init__(
         self,
         *,
@@ -232,16 +237,42 @@ class SampleOutput(_message.Message):
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
         stop_token_id: _builtins.int | None = ...,
         prompt_logprobs: _abc.Iterable[_inference_pb2.TokenLogprob] | None = ...,
+        started: Global___Started | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "stop_token_id", b"stop_token_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "started", b"started", "stop_token_id", b"stop_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "started", b"started", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_token_id: _TypeAlias = _typing.Literal["stop_token_id"]  # noqa: Y015
     _WhichOneofArgType__stop_token_id: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_token_id) -> _WhichOneofReturnType__stop_token_id | None: ...
 
 Global___SampleOutput: _TypeAlias = SampleOutput  # noqa: Y015
+
+@_typing.final
+class Started(_message.Message):
+    """How the engine took a request up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    cached_prompt_tokens: _builtins.int
+    queue_s: _builtins.float
+    """From the request's arrival at the replica."""
+    def __init__(
+        self,
+        *,
+        cached_prompt_tokens: _builtins.int = ...,
+        queue_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Started: _TypeAlias = Started  # noqa: Y015
 
 @_typing.final
 class RequestEnd(_message.Message):
@@ -278,19 +309,12 @@ Global___RequestEnd: _TypeAlias = RequestEnd  # noqa: Y015
 class Finished(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    QUEUE_S_FIELD_NUMBER: _builtins.int
-    cached_prompt_tokens: _builtins.int
-    queue_s: _builtins.float
     def __init__(
         self,
-        *,
-        cached_prompt_tokens: _builtins.int = ...,
-        queue_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "queue_s", b"queue_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
