@@ -1,0 +1,1 @@
+"""One replica of one model: engine, KV cache, models, kernels, and the actor that serves them."""

@@ -12,7 +12,9 @@ import torch
 from cluster.settings import EngineSettings
 from ops.bench.hardware import Hardware, measure
 from ops.bench.report import Row
-from ops.models.random_model import make_random_model
+from ops.models import resolve
+from ops.models.random_model import write_random_model
+from ops.models.shapes import NAMED
 from workers.engine.llm import LLM
 from workers.engine.sampling_params import SamplingParams
 
@@ -46,12 +48,17 @@ class BatchWork(NamedTuple):
 
 
 def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
-    """All rows for a model given by directory or by the name of a shape."""
+    """All rows for a model given by directory or by the name of a shape.
+
+    Raises UnknownModelError if it is neither.
+    """
     with TemporaryDirectory() as scratch:
-        folder = Path(model)
-        if not folder.is_dir():
+        if model in NAMED:
             folder = Path(scratch) / model
-            make_random_model(model, folder)
+            folder.mkdir()
+            write_random_model(NAMED[model], folder)
+        else:
+            folder = resolve(model)
         llm = LLM(folder, EngineSettings(enable_prefix_caching=False))
         throughput = _bench_throughput(llm, folder, Path(model).name, work, runs)
         return throughput + _bench_step(llm, Path(model).name, runs)
@@ -184,7 +191,7 @@ def _load_transformers(folder: Path) -> Any:
         from transformers import AutoModelForCausalLM
     except ImportError:
         return None
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 
 
 @torch.inference_mode()
