@@ -1,0 +1,160 @@
+"""`trunkline serve` as a process of its own, and what can be seen of its cluster from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.redis_client import connect
+from cluster.registry import Registry, ReplicaRecord
+from ops.serve_run_file import RunFile
+from tests.e2e.patience import PATIENCE_S, wait_until
+
+TRUNKLINE = [sys.executable, "-c", "from ops.cli import main; main()"]
+_MARK = "TRUNKLINE_TEST_MARK"
+
+
+class Cluster:
+    """A running `trunkline serve`; every process of it carries a mark in its environment."""
+
+    def __init__(self, directory: Path, model: str, settings: dict[str, Any]) -> None:
+        """`directory` is its own; `settings` is a tree as in the settings file."""
+        self._directory = directory
+        self._mark = uuid.uuid4().hex
+        self._output, self._errors = directory / "output", directory / "errors"
+        config = directory / "settings.yaml"
+        # JSON is YAML.
+        config.write_text(json.dumps({"router": {}} | settings))
+        ports = ("--grpc-port", "0", "--http-port", "0")
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [*TRUNKLINE, "serve", model, "--config", str(config), *ports],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=self.environment | {_MARK: self._mark},
+                start_new_session=True,
+            )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Lets commands find this cluster and no other."""
+        return os.environ | {"XDG_RUNTIME_DIR": str(self._directory)}
+
+    @property
+    def said(self) -> str:
+        """All that it has printed so far."""
+        return self._output.read_text() + self._errors.read_text()
+
+    def wait_ready(self) -> None:
+        """Return when all replicas serve. Raises AssertionError if it ends before."""
+        wait_until(self._has_printed_its_block, "trunkline serve is ready")
+        [path] = self._directory.glob("*/*.json")
+        self.run = RunFile.model_validate_json(path.read_text())
+        self.grpc, self.http = self.run.grpc_address, f"http://{self.run.http_address}"
+        assert httpx.get(f"{self.http}/readyz").status_code == 200
+
+    def _has_printed_its_block(self) -> bool:
+        assert self.process.poll() is None, self.said
+        return "Ctrl-C drains and stops it." in self._output.read_text()
+
+    def command(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run another `trunkline` command beside it, to its end."""
+        return subprocess.run(
+            [*TRUNKLINE, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+            env=self.environment,
+        )
+
+    async def replicas(self) -> list[ReplicaRecord]:
+        """What the registry holds."""
+        async with connect(self.run.redis_url) as redis:
+            return await Registry(redis, self.run.namespace).replicas()
+
+    async def metrics(self, name: str) -> list[float]:
+        """The metric of this name of each replica, in the order of their epochs."""
+        records = sorted(await self.replicas(), key=lambda record: record.epoch)
+        async with httpx.AsyncClient() as http:
+            pages = [await http.get(f"http://{r.metrics_address}/metrics") for r in records]
+        return [_value(page.text, f"trunkline_replica_{name}") for page in pages]
+
+    async def is_idle(self) -> bool:
+        """Whether no replica has anything to do or holds any block."""
+        names = ("running_sequences", "waiting_requests", "cache_usage_ratio")
+        return all([not any(await self.metrics(name)) for name in names])
+
+    async def num_ready(self) -> int:
+        """Replicas that the router can send requests to."""
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(f"{self.http}/metrics")).text
+        return int(_value(text, "trunkline:replicas_ready"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that it has started, directly or not, and itself."""
+        return [p for p in psutil.process_iter() if self._is_ours(p)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            ours = process.environ().get(_MARK) == self._mark
+            return ours and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def router(self) -> psutil.Process:
+        """The process of its router."""
+        [found] = [p for p in self.processes() if "router.main" in p.cmdline()]
+        return found
+
+    def leaders(self) -> set[int]:
+        """Process ids of all leaders of replicas, registered or not."""
+        return {p.pid for p in self.processes() if "ServeReplica" in " ".join(p.cmdline())}
+
+    def wait_end(self) -> int:
+        """Return its exit code once it has ended and left no process behind."""
+        code = self.process.wait(PATIENCE_S)
+        wait_until(lambda: not self.processes(), "no process is left behind")
+        return code
+
+    def kill(self) -> None:
+        """End whatever is left of it, in whatever way."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def serving(model: str, settings: dict[str, Any]) -> Iterator[Cluster]:
+    """A cluster that is ready; told to end afterwards if it still runs, and seen to its end."""
+    # Not pytest's directory, whose path is too long for the names of sockets.
+    with tempfile.TemporaryDirectory(prefix="e2e-") as name:
+        cluster = Cluster(Path(name), model, settings)
+        try:
+            cluster.wait_ready()
+            yield cluster
+            cluster.process.send_signal(signal.SIGTERM)
+            cluster.wait_end()
+        finally:
+            cluster.kill()
+
+
+def _value(text: str, name: str) -> float:
+    for family in text_string_to_metric_families(text):
+        if family.name == name:
+            return family.samples[0].value
+    raise AssertionError(f"no metric {name}")

@@ -1,0 +1,31 @@
+"""One cluster of two replicas for most tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+from trunkline import Client
+
+from tests.e2e.cluster import Cluster, serving
+from tests.e2e.settings import SETTINGS
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that tests may harm as long as it recovers by itself."""
+    with serving("demo", SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    """The SDK."""
+    with Client(cluster.grpc) as connected:
+        yield connected
+
+
+@pytest.fixture
+def openai(cluster: Cluster) -> Iterator[OpenAI]:
+    """The official client."""
+    with OpenAI(base_url=f"{cluster.http}/v1", api_key="none", max_retries=0) as connected:
+        yield connected
