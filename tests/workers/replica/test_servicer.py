@@ -183,8 +183,7 @@ async def test_the_end_of_a_stream_cancels_its_requests_and_no_others(way: str) 
             await leaver.stream.done_writing()
         await stayer.until(lambda r: 1 in r.ends)
         assert stayer.tokens(1) == [51, 52, 53, 54]
-        await stayer.until(lambda r: r.loads[-1].running_sequences == 0)
-        assert len(replica.engine.cancelled) == 2
+        await stayer.until(lambda r: len(replica.engine.cancelled) == 2)
 
 
 async def test_load_is_told_without_being_asked() -> None:
