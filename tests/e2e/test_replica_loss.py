@@ -1,0 +1,82 @@
+"""A replica whose leader is killed: who is hurt, who is not, and how soon it is replaced."""
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from trunkline import AsyncClient, FinishReason, RetryPolicy, UnavailableError
+
+from tests.e2e.cluster import Cluster
+from tests.e2e.patience import eventually
+from tests.e2e.settings import MAX_NUM_SEQS
+
+NUM_RUNNING = 2 * MAX_NUM_SEQS
+LONG_TOKENS = 600
+REPLACED_WITHIN_S = 15.0
+"""What is promised of a replica that is lost; a machine that is far too busy breaks it."""
+
+
+@dataclass
+class LongRequest:
+    """A stream that has begun when `begun` is set."""
+
+    begun: asyncio.Event
+    num_tokens: int = 0
+    is_whole: bool = False
+    is_lost: bool = False
+
+    async def run(self, client: AsyncClient) -> None:
+        """Read it to its end, whichever that is."""
+        try:
+            async for delta in client.generate("x", max_tokens=LONG_TOKENS, ignore_eos=True):
+                self.num_tokens += len(delta.token_ids)
+                self.begun.set()
+                self.is_whole = delta.finish_reason is FinishReason.LENGTH
+        except UnavailableError:
+            self.is_lost = True
+
+
+async def test_a_killed_leader(cluster: Cluster) -> None:
+    """Streams that have begun end as UNAVAILABLE, requests that wait are served elsewhere."""
+    await eventually(lambda: has_ready(cluster, 2), "both replicas serve")
+    # Whatever is tried again, the router does it.
+    async with AsyncClient(cluster.grpc, retry=RetryPolicy(max_attempts=1)) as client:
+        expected = await client.generate("def main", max_tokens=8, seed=4).text()
+        longs = [LongRequest(asyncio.Event()) for _ in range(NUM_RUNNING)]
+        running = [asyncio.create_task(long.run(client)) for long in longs]
+        await asyncio.gather(*(long.begun.wait() for long in longs))
+        waiting = [
+            asyncio.create_task(client.generate("def main", max_tokens=8, seed=4).text())
+            for _ in range(NUM_RUNNING)
+        ]
+        await eventually(lambda: has_waiting(cluster, NUM_RUNNING), "requests wait")
+
+        lost = (await cluster.replicas())[0]
+        os.kill(lost.pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        await eventually(lambda: has_replaced(cluster, lost.pid), "the replica is replaced")
+        replaced_s = time.monotonic() - killed_at
+
+        assert await asyncio.gather(*waiting) == [expected] * NUM_RUNNING
+        await asyncio.gather(*running)
+    assert sum(long.is_lost for long in longs) == MAX_NUM_SEQS
+    assert all(long.num_tokens == LONG_TOKENS for long in longs if not long.is_lost)
+    assert all(long.is_whole != long.is_lost for long in longs)
+    assert cluster.leaders() == {record.pid for record in await cluster.replicas()}
+    assert replaced_s <= REPLACED_WITHIN_S, f"load average {os.getloadavg()[0]:.1f}"
+
+
+async def has_ready(cluster: Cluster, count: int) -> bool:
+    return await cluster.num_ready() == count
+
+
+async def has_waiting(cluster: Cluster, count: int) -> bool:
+    return sum(await cluster.metrics("waiting_requests")) == count
+
+
+async def has_replaced(cluster: Cluster, pid: int) -> bool:
+    """Whether the router sends requests to two replicas, neither of which is the old one."""
+    pids = {record.pid for record in await cluster.replicas()}
+    return len(pids) == 2 and pid not in pids and await has_ready(cluster, 2)
