@@ -1,0 +1,79 @@
+"""However `trunkline serve` ends, no process of it is left."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from trunkline import AsyncClient, Client, FinishReason, OverloadedError, RetryPolicy
+
+from tests.e2e.cluster import Cluster, serving
+from tests.e2e.settings import ENGINE
+
+MAX_IN_FLIGHT = 2
+SETTINGS = {"engine": ENGINE, "router": {"max_in_flight": MAX_IN_FLIGHT}}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Cluster]:
+    """A cluster of one replica that takes few requests at a time; its last test ends it."""
+    with serving("demo-small", SETTINGS) as running:
+        yield running
+
+
+async def test_requests_above_the_limit_are_told_when_to_come_back(small: Cluster) -> None:
+    once = RetryPolicy(max_attempts=1)
+    async with (
+        AsyncClient(small.grpc, retry=once) as client,
+        httpx.AsyncClient(base_url=small.http) as http,
+    ):
+        running = [
+            client.generate("x", max_tokens=1500, ignore_eos=True) for _ in range(MAX_IN_FLIGHT)
+        ]
+        for stream in running:
+            await anext(stream)
+        with pytest.raises(OverloadedError) as refused:
+            await client.generate("x", max_tokens=1).text()
+        assert refused.value.reason == "QUEUE_FULL"
+        assert refused.value.retry_after_s is not None
+        answer = await http.post("/v1/completions", json={"prompt": "x"})
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        assert int(answer.headers["retry-after"]) >= 1
+        # Others are not in the way of those that run; nor is what is not counted.
+        assert await client.tokenize("x")
+        for stream in running:
+            await stream.close()
+
+
+async def test_a_client_that_comes_back_is_served(small: Cluster) -> None:
+    """Five times as many clients as fit, all of which try again as they are told."""
+    patient = RetryPolicy(max_attempts=1000)
+    async with AsyncClient(small.grpc, retry=patient) as client:
+        texts = await asyncio.gather(
+            *(client.generate("x", max_tokens=4, seed=1).text() for _ in range(5 * MAX_IN_FLIGHT))
+        )
+    assert len(set(texts)) == 1
+
+
+def test_ctrl_c_lets_running_requests_finish(small: Cluster) -> None:
+    assert len(small.processes()) > 5
+    [run_file] = Path(small.environment["XDG_RUNTIME_DIR"]).glob("*/*.json")
+    with Client(small.grpc) as client:
+        stream = client.generate("x", max_tokens=800, ignore_eos=True)
+        deltas = [next(stream)]
+        small.process.send_signal(signal.SIGINT)
+        deltas.extend(stream)
+    assert sum(len(delta.token_ids) for delta in deltas) == 800
+    assert deltas[-1].finish_reason is FinishReason.LENGTH
+    assert small.wait_end() == 0
+    assert not run_file.exists()
+
+
+def test_sigkill_takes_everything_with_it() -> None:
+    with serving("demo-small", {"engine": ENGINE}) as doomed:
+        assert len(doomed.processes()) > 5
+        doomed.process.kill()
+        doomed.wait_end()
