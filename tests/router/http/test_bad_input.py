@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from router.http.chat_body import ChatBody
 from router.http.completion_body import CompletionBody
 from tests.router.http.conftest import MAX_BODY_BYTES
+from tests.router.http.strategies import bodies, messages
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "tiny", "prompt": "hi"}
@@ -142,32 +143,6 @@ def test_a_path_or_method_that_is_unknown_is_refused_in_the_same_shape(http: htt
     ):
         assert response.status_code == status
         assert response.json()["error"]["code"] == "unknown_url"
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.sampled_from(["text", "user", "auto", "none", "tiny"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-messages = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional=dict.fromkeys(("role", "content", "name", "audio"), json_values),
-    ),
-    max_size=3,
-)
-
-
-def bodies(least: dict[str, Any], fields: list[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Few fields at a time, so that what is wrong with one does not hide the others."""
-    names = st.sampled_from([name for name in fields if name != "model"])
-    return st.dictionaries(names, json_values, max_size=3).map(lambda chosen: least | chosen)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
