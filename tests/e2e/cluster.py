@@ -33,17 +33,17 @@ class Cluster:
         self._directory = directory
         self._mark = uuid.uuid4().hex
         self._output, self._errors = directory / "output", directory / "errors"
-        config = directory / "settings.yaml"
+        self._config = directory / "settings.yaml"
         # JSON is YAML.
-        config.write_text(json.dumps({"router": {}} | settings))
+        self._config.write_text(json.dumps({"router": {}} | settings))
         ports = ("--grpc-port", "0", "--http-port", "0")
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*TRUNKLINE, "serve", model, "--config", str(config), *ports],
+                [*TRUNKLINE, "serve", model, "--config", str(self._config), *ports],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                env=self.environment | {_MARK: self._mark},
+                env=self.environment | {_MARK: self._mark, "TMPDIR": str(directory)},
                 start_new_session=True,
             )
 
@@ -53,6 +53,12 @@ class Cluster:
         return os.environ | {"XDG_RUNTIME_DIR": str(self._directory)}
 
     @property
+    def traces(self) -> list[Path]:
+        """What lies in the places where it may leave files: of a clean end there are none."""
+        ours = {self._output, self._errors, self._config}
+        return [path for path in self._directory.rglob("*") if path.is_file() and path not in ours]
+
+    @property
     def said(self) -> str:
         """All that it has printed so far."""
         return self._output.read_text() + self._errors.read_text()
@@ -60,7 +66,7 @@ class Cluster:
     def wait_ready(self) -> None:
         """Return when all replicas serve. Raises AssertionError if it ends before."""
         wait_until(self._has_printed_its_block, "trunkline serve is ready")
-        [path] = self._directory.glob("*/*.json")
+        [path] = self._directory.glob(f"trunkline-{os.getuid()}/*.json")
         self.run = RunFile.model_validate_json(path.read_text())
         self.grpc, self.http = self.run.grpc_address, f"http://{self.run.http_address}"
         assert httpx.get(f"{self.http}/readyz").status_code == 200
@@ -142,13 +148,15 @@ class Cluster:
 def serving(model: str, settings: dict[str, Any]) -> Iterator[Cluster]:
     """A cluster that is ready; told to end afterwards if it still runs, and seen to its end."""
     # Not pytest's directory, whose path is too long for the names of sockets.
-    with tempfile.TemporaryDirectory(prefix="e2e-") as name:
+    with tempfile.TemporaryDirectory(prefix="e-") as name:
         cluster = Cluster(Path(name), model, settings)
         try:
             cluster.wait_ready()
             yield cluster
-            cluster.process.send_signal(signal.SIGTERM)
-            cluster.wait_end()
+            if cluster.process.poll() is None:
+                cluster.process.send_signal(signal.SIGTERM)
+                assert cluster.wait_end() == 0
+                assert cluster.traces == []
         finally:
             cluster.kill()
 
