@@ -1,6 +1,8 @@
 """The paged store of keys and values."""
 
+import math
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Protocol
 
 import torch
@@ -78,3 +80,11 @@ class KVCache:
         indices = torch.tensor(block_ids, device=self.keys[0].device)
         for store in (*self.keys, *self.values):
             store.index_fill_(0, indices, 0)
+
+
+def _lazy_zeros(
+    shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """Zeros straight from the operating system; torch.zeros would write, and so commit, all."""
+    memory = mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape).to(device)
