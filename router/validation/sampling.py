@@ -22,7 +22,7 @@ def check_sampling(sampling: pb.SamplingParams, vocab_size: int) -> None:
 
 def _check_penalties(sampling: pb.SamplingParams) -> None:
     if sampling.HasField("repetition_penalty"):
-        check_above(f"{_FIELD}.repetition_penalty", sampling.repetition_penalty, 0.0, 10.0)
+        check_range(f"{_FIELD}.repetition_penalty", sampling.repetition_penalty, 0.001, 10.0)
     check_range(f"{_FIELD}.frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
     check_range(f"{_FIELD}.presence_penalty", sampling.presence_penalty, -2.0, 2.0)
 

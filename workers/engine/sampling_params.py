@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from cluster.errors import invalid
 
+_LEAST_FLOAT32 = 2.0**-149
+"""What is above 0 on the wire; anything less would be 0 to the sampler."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -36,7 +39,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 100.0)
         _check("top_k", self.top_k, 0, 2**31)
-        _check("top_p", self.top_p, 1e-6, 1.0)
+        _check("top_p", self.top_p, _LEAST_FLOAT32, 1.0)
         _check("min_p", self.min_p, 0.0, 1.0)
         _check("repetition_penalty", self.repetition_penalty, 1e-3, 10.0)
         _check("frequency_penalty", self.frequency_penalty, -2.0, 2.0)

@@ -68,7 +68,7 @@ class SamplingParams(_message.Message):
     """Drop tokens less likely than min_p times the likeliest one, in [0, 1]. Default 0.0."""
     repetition_penalty: _builtins.float
     """Divides (positive) or multiplies (negative) the logits of tokens seen in prompt or
-    output (Keskar et al. 2019), in (0, 10]. Default 1.0.
+    output (Keskar et al. 2019), in [0.001, 10]. Default 1.0.
     """
     frequency_penalty: _builtins.float
     """Subtracted once per earlier occurrence in the output, in [-2, 2]. Default 0.0."""
