@@ -1,5 +1,6 @@
 """Takes a step's results into the sequences, and says what has become of the requests."""
 
+from dataclasses import replace
 from time import monotonic
 
 from workers.engine.batch import Batch
@@ -29,7 +30,7 @@ class Bookkeeper:
 
     def commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
         """The outputs of a step that computed `batch` and brought forth `result`."""
-        outputs = [self._fail(sequence, _NOT_FINITE) for sequence in result.failed]
+        outputs = [output for s in result.failed for output in self._fail(s, _NOT_FINITE)]
         now = monotonic()
         for chunk in batch.chunks:
             sequence, group = chunk.sequence, chunk.sequence.group
@@ -47,10 +48,19 @@ class Bookkeeper:
         # All forks come first: a sample that ends with its first token gives its blocks back.
         owners = [self._owner(sample) for sample in result.samples]
         for sequence, sample in zip(owners, result.samples, strict=True):
-            outputs.append(self._accept(sequence, sample))
+            outputs += self._accept(sequence, sample)
         return outputs
 
-    def end(
+    def cut_off(
+        self, sequence: Sequence, reason: FinishReason, error: str = ""
+    ) -> list[SampleOutput]:
+        """The end of a sample in mid-air, and of those that were still to be forked from it."""
+        group = sequence.group
+        last = self._end(sequence, reason, [], error)
+        unborn = () if group.is_forked else range(1, group.request.params.n)
+        return [*(replace(last, index=index, request_done=False) for index in unborn), last]
+
+    def _end(
         self, sequence: Sequence, reason: FinishReason, token_ids: list[int], error: str = ""
     ) -> SampleOutput:
         """The last output of a sample, whose blocks are given back."""
@@ -72,7 +82,7 @@ class Bookkeeper:
         sequence.group.is_forked = True
         return self._scheduler.fork(sequence, sample.number)
 
-    def _accept(self, sequence: Sequence, sample: Sample) -> SampleOutput:
+    def _accept(self, sequence: Sequence, sample: Sample) -> list[SampleOutput]:
         """Add a sampled token to its sequence, and end it if that was its last."""
         if sample.draw.error:
             return self._fail(sequence, sample.draw.error)
@@ -80,17 +90,17 @@ class Bookkeeper:
         sequence.append(token_id)
         group = sequence.group
         if self._stops(sequence, token_id):
-            output = self.end(sequence, FinishReason.STOP, [token_id])
+            output = self._end(sequence, FinishReason.STOP, [token_id])
             output.stop_token_id = token_id
         elif sequence.num_output >= group.max_output:
-            output = self.end(sequence, FinishReason.LENGTH, [token_id])
+            output = self._end(sequence, FinishReason.LENGTH, [token_id])
         else:
             output = SampleOutput(group.request.request_id, sequence.index, [token_id])
         if sample.logprob is not None:
             output.logprobs = [sample.logprob]
         output.prompt_logprobs, group.prompt_logprobs = group.prompt_logprobs, []
         output.started, group.started = group.started, None
-        return output
+        return [output]
 
     def _stops(self, sequence: Sequence, token_id: int) -> bool:
         params = sequence.group.request.params
@@ -98,10 +108,11 @@ class Bookkeeper:
         is_stop = is_eos or token_id in params.stop_token_ids
         return is_stop and sequence.num_output >= params.min_tokens
 
-    def _fail(self, sequence: Sequence, error: str) -> SampleOutput:
+    def _fail(self, sequence: Sequence, error: str) -> list[SampleOutput]:
         """End a sample that went wrong; whoever gets its blocks next finds no trace of it."""
         pool, table = self._scheduler.blocks.pool, sequence.block_table
         unshared = [b for b in table[sequence.num_registered :] if b and pool.num_holders(b) == 1]
         self._runner.clear_blocks(unshared)
-        self._stats.failed_samples += 1
-        return self.end(sequence, FinishReason.ERROR, [], error)
+        outputs = self.cut_off(sequence, FinishReason.ERROR, error)
+        self._stats.failed_samples += len(outputs)
+        return outputs

@@ -137,8 +137,8 @@ class Engine:
         watch.lap("schedule")
         if batch.chunks:
             result = self._runner.run(batch)
-            outputs += self._keeper.commit(batch, result)
             self._count(batch, result, perf_counter() - began)
+            outputs += self._keeper.commit(batch, result)
         for output in outputs:
             if output.request_done:
                 del self._groups[output.request_id]
@@ -184,10 +184,11 @@ class Engine:
             group = self._groups.get(request_id)
             if group is not None and group.request.deadline == deadline:
                 for sequence in list(group.live):
-                    outputs.append(self._keeper.end(sequence, FinishReason.DEADLINE, []))
+                    outputs += self._keeper.cut_off(sequence, FinishReason.DEADLINE)
         return outputs
 
     def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
+        """Count a step before its tokens are appended, while chunks know that they sample."""
         num_decode = sum(chunk.length == 1 and chunk.samples for chunk in batch.chunks)
         num_prefill = batch.num_tokens - num_decode
         self._rates.observe(num_prefill, num_decode, seconds)

@@ -123,6 +123,31 @@ def test_a_request_with_values_that_are_not_finite_fails_alone(
     assert all(o.finish_reason is not FinishReason.ERROR for o in run(engine))
 
 
+def test_samples_that_end_before_they_are_forked_are_all_told_of(engine: Engine) -> None:
+    engine.model.embedding[9] = torch.nan
+    params = SamplingParams(n=3, max_tokens=4)
+    engine.add(Request("bad", [9], params))
+    engine.add(Request("late", PROMPT, params, deadline=monotonic() - 1))
+    outputs = run(engine)
+    for name, reason in ("bad", FinishReason.ERROR), ("late", FinishReason.DEADLINE):
+        ends = [o for o in outputs if o.request_id == name]
+        assert sorted(o.index for o in ends) == [0, 1, 2]
+        assert {o.finish_reason for o in ends} == {reason}
+        assert [o.request_done for o in ends] == [False, False, True]
+    assert is_empty(engine)
+
+
+def test_rates_and_counters_tell_prefill_from_decode(engine: Engine) -> None:
+    for name in "abc":
+        engine.add(Request(name, PROMPT, GREEDY))
+    run(engine)
+    assert engine.stats.prefill_tokens == 3 * len(PROMPT)
+    assert engine.stats.decode_tokens == 3 * 20
+    load = engine.load()
+    assert load.prefill_tokens_per_s > 0
+    assert load.decode_tokens_per_s > 0
+
+
 @pytest.mark.parametrize(
     ("request_changes", "field"),
     [
