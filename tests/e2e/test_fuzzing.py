@@ -19,6 +19,7 @@ from router.http.chat_body import ChatBody
 from router.http.completion_body import CompletionBody
 from tests.e2e.cluster import Cluster
 from tests.e2e.patience import eventually
+from tests.e2e.strategies import IN_RANGE
 from tests.router import strategies
 from tests.router.http.strategies import bodies, messages
 
@@ -88,6 +89,23 @@ async def test_messages(
         await check_streams(stub.Chat, chat)
         await check_calls(stub.Tokenize, tokenize)
         await check_calls(stub.Detokenize, detokenize)
+
+
+@fuzzed
+@given(requests=st.lists(IN_RANGE, min_size=1, max_size=16))
+async def test_messages_in_range(cluster: Cluster, requests: list[pb.GenerateRequest]) -> None:
+    """Sampled together, with all that the contract allows, none comes to grief."""
+
+    async def reasons(request: pb.GenerateRequest) -> list[int]:
+        messages = [message async for message in stub.Generate(request)]
+        return [m.delta.finish_reason for m in messages if m.delta.finish_reason]
+
+    async with grpc.aio.insecure_channel(cluster.grpc) as channel:
+        stub = InferenceStub(channel)
+        answers = await asyncio.gather(*map(reasons, requests))
+    for answer, request in zip(answers, requests, strict=True):
+        assert len(answer) == max(1, request.options.n), request
+        assert set(answer) <= {pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH}, request
 
 
 async def check_streams(method: Callable[..., Any], requests: Sequence[Any]) -> None:
