@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cluster.settings import EngineSettings
 from ops.bench.hardware import Hardware, measure
 from ops.bench.report import Row
+from ops.bench.single import bench_single
 from ops.models import resolve
 from ops.models.random_model import write_random_model
 from ops.models.shapes import NAMED
@@ -59,9 +59,12 @@ def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
             write_random_model(NAMED[model], folder)
         else:
             folder = resolve(model)
-        llm = LLM(folder, EngineSettings(enable_prefix_caching=False))
-        throughput = _bench_throughput(llm, folder, Path(model).name, work, runs)
-        return throughput + _bench_step(llm, Path(model).name, runs)
+        llm, name = LLM(folder), Path(model).name
+        return [
+            *_bench_throughput(llm, folder, name, work, runs),
+            *_bench_step(llm, name, runs),
+            *bench_single(llm, name, runs),
+        ]
 
 
 def _bench_throughput(llm: LLM, folder: Path, model: str, work: BatchWork, runs: int) -> list[Row]:
