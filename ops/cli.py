@@ -118,6 +118,14 @@ def chat(
 
 
 @app.command()
+def rollout() -> None:
+    """Replace this machine's replicas, with their settings read again, while requests run."""
+    from ops.rollout import rollout as run
+
+    run()
+
+
+@app.command()
 def status(
     redis_url: Annotated[
         str | None, typer.Option(help="The cluster's Redis; by default this machine's cluster.")

@@ -1,7 +1,8 @@
 """`trunkline serve`: a cluster on this machine, from start to drain."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from cluster.settings import Settings, load_settings
 from ops.failure import CommandError, UsageError
 from ops.models import SHIPPED, resolve
 from ops.serve_cluster import LocalCluster
+from ops.serve_rollouts import Rollouts
 from ops.serve_screen import Screen
 from ops.serve_signals import EXIT_INTERRUPTED, StopSignals
 
@@ -22,7 +24,7 @@ def serve(config: Path | None, overrides: dict[str, object]) -> int:
 
     Returns the exit code. Raises UsageError if settings are not acceptable.
     """
-    return asyncio.run(_serve(_settings(config, overrides)))
+    return asyncio.run(_serve(partial(_settings, config, overrides)))
 
 
 def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
@@ -45,17 +47,19 @@ def _with_model_directory(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": str(directory), "model_name": name})
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(read_settings: Callable[[], Settings]) -> int:
+    settings = read_settings()
     screen, signals = Screen(), StopSignals()
     # Ray puts a handler of its own in the place of ours for SIGTERM.
     cluster = LocalCluster(settings, on_ray=signals.heed)
     signals.heed()
+    rollouts = Rollouts(cluster, screen, read_settings)
     try:
         await _until(signals.told, screen.show(_bring_up(cluster), cluster.loading))
         if signals.told.is_set():
             return EXIT_INTERRUPTED
         screen.ready(cluster.settings, cluster.addresses, cluster.directory)
-        await _until(signals.told, cluster.watch())
+        await _until(signals.told, _keep_up(cluster, rollouts))
         return 0
     except CommandError as error:
         screen.say(f"trunkline: {error} (logs: {cluster.directory})")
@@ -69,6 +73,10 @@ async def _serve(settings: Settings) -> int:
 async def _bring_up(cluster: LocalCluster) -> None:
     await cluster.start()
     await cluster.wait_ready()
+
+
+async def _keep_up(cluster: LocalCluster, rollouts: Rollouts) -> None:
+    await asyncio.gather(cluster.watch(), rollouts.run())
 
 
 async def _until(told: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -16,9 +16,11 @@ from cluster.settings import Settings
 from ops.failure import CommandError
 from ops.serve_reaper import Reaper
 from ops.serve_router import RouterProcess
-from ops.serve_run_file import write_run_file
+from ops.serve_run_file import note_rollout, write_run_file
 
 _POLL_S = 0.2
+_ROLLED_OUT = ("model", "model_name", "engine", "replica", "log")
+"""The settings that replicas are made of."""
 
 
 class LocalCluster:
@@ -80,6 +82,29 @@ class LocalCluster:
             group.create_task(self._router.keep())
             if self._redis is not None:
                 group.create_task(self._redis.keep())
+
+    async def roll_out(self, settings: Settings) -> None:
+        """Replace all replicas by those of `settings`, of which router, Redis and Ray are not part.
+
+        Returns when the old ones have drained. Raises CommandError if the new ones do not start;
+        then the old ones stay.
+        """
+        from workers.replica.rollout import deploy, rollout_status
+
+        changed = {name: getattr(settings, name) for name in _ROLLED_OUT}
+        settings = self.settings.model_copy(update=changed)
+        self._deploying = self._loop.run_in_executor(None, deploy, settings)
+        await _told(asyncio.shield(self._deploying))
+        while not (status := await asyncio.to_thread(rollout_status)).running:
+            if status.failure:
+                raise CommandError(status.failure)
+            await asyncio.sleep(_POLL_S)
+        self.settings = settings
+
+    def note_rollout(self, failure: str) -> None:
+        """Tell other commands that a rolling update has ended, and why it failed, if it did."""
+        assert self._run_file is not None, "start() comes first"
+        note_rollout(self._run_file, failure)
 
     async def stop(self, *, keep_logs: bool) -> None:
         """Drain the router, then the replicas, then end everything; nothing is left behind."""

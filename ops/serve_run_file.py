@@ -21,6 +21,10 @@ class RunFile(BaseModel):
     http_address: str
     redis_url: str
     namespace: str
+    num_rollouts: int = 0
+    """Rolling updates that have ended."""
+    rollout_failure: str = ""
+    """Why the last one failed; empty if it did not."""
 
 
 def write_run_file(*, grpc_address: str, http_address: str, redis_url: str, namespace: str) -> Path:
@@ -34,16 +38,39 @@ def write_run_file(*, grpc_address: str, http_address: str, redis_url: str, name
         redis_url=redis_url,
         namespace=namespace,
     )
-    path = _directory() / f"{run.pid}.json"
-    path.touch(mode=0o600)
-    path.write_text(run.model_dump_json(), encoding="utf-8")
+    path = _path(run.pid)
+    _write(path, run)
     return path
+
+
+def note_rollout(path: Path, failure: str) -> None:
+    """Say that a rolling update has ended, and why it failed, if it did."""
+    run = RunFile.model_validate_json(path.read_text(encoding="utf-8"))
+    noted = {"num_rollouts": run.num_rollouts + 1, "rollout_failure": failure}
+    _write(path, run.model_copy(update=noted))
 
 
 def find_run_file() -> RunFile | None:
     """The cluster of this user that was started last, if one is running."""
     runs = [run for path in _directory().glob("*.json") if (run := _read(path))]
     return max(runs, key=lambda run: run.started_at, default=None)
+
+
+def reread_run_file(run: RunFile) -> RunFile | None:
+    """What the file of a cluster says by now; None if the cluster has ended."""
+    return _read(_path(run.pid))
+
+
+def _write(path: Path, run: RunFile) -> None:
+    # In one step: whoever reads meanwhile takes half a file for one that a killed cluster left.
+    draft = path.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(run.model_dump_json(), encoding="utf-8")
+    draft.replace(path)
+
+
+def _path(pid: int) -> Path:
+    return _directory() / f"{pid}.json"
 
 
 def _read(path: Path) -> RunFile | None:
