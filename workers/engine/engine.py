@@ -172,6 +172,10 @@ class Engine:
         settings, model = self._settings, self.model
         block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
         budget = settings.kv_cache_bytes or free_bytes(model.device)
+        if budget < block_bytes:
+            raise ValueError(
+                f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"
+            )
         usable = settings.max_num_seqs * -(-self.max_model_len // settings.block_size)
         return int(1 + min(budget // block_bytes, usable))
 
