@@ -16,6 +16,8 @@ _DENSE_CHUNK = 2**18
 """Logits that one pass of noise is made for: few enough to stay in a core's cache."""
 _SORTED_WIDTH = 1024
 """Likeliest tokens that are sorted first; nearly always they hold the whole nucleus."""
+_LEAST_TEMPERATURE = 1e-30
+"""Lower ones are the same to float32, down to zero, by which nothing can be divided."""
 
 
 class Draw(NamedTuple):
@@ -61,7 +63,10 @@ class Sampler:
 
 
 def _draw(logits: torch.Tensor, targets: list[Target]) -> torch.Tensor:
-    """int64 [R] tokens for the rows of float32 [R, V] logits, all with a temperature."""
+    """int64 [R] tokens for the rows of float32 [R, V] logits, all with a temperature.
+
+    The logits are changed in place.
+    """
     device = logits.device
     params = [sequence.group.request.params for sequence, _ in targets]
     words = [
@@ -69,84 +74,96 @@ def _draw(logits: torch.Tensor, targets: list[Target]) -> torch.Tensor:
         for sequence, index in targets
     ]
     keys = torch.tensor(words, dtype=torch.int32, device=device)
-    logits = logits / _column([p.temperature for p in params], device)
+    # The likeliest token's logit becomes zero, so that no temperature makes it overflow.
+    logits -= logits.amax(dim=-1, keepdim=True)
+    logits /= _column([max(p.temperature, _LEAST_TEMPERATURE) for p in params], device)
     result = torch.empty(len(params), dtype=torch.int64, device=device)
-    truncated = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1.0]
-    whole = [row for row, p in enumerate(params) if not (p.top_k or p.top_p < 1.0)]
-    if truncated:
-        chosen = [params[row] for row in truncated]
-        result[truncated] = _draw_truncated(logits[truncated], keys[truncated], chosen)
-    step = max(1, _DENSE_CHUNK // logits.shape[-1])
-    for first in range(0, len(whole), step):
-        rows = whole[first : first + step]
-        result[rows] = _draw_whole(logits[rows], keys[rows], [params[row] for row in rows])
+    sorts = [0 < p.top_k < logits.shape[-1] or p.top_p < 1.0 for p in params]
+    for draw, wanted in (_draw_sorted, True), (_draw_unsorted, False):
+        rows = [row for row, does in enumerate(sorts) if does is wanted]
+        if rows:
+            result[rows] = draw(logits[rows], keys[rows], [params[row] for row in rows])
     return result
 
 
-def _draw_whole(
+def _draw_unsorted(
     logits: torch.Tensor, keys: torch.Tensor, params: list[SamplingParams]
 ) -> torch.Tensor:
     """Draw from all tokens that min_p leaves."""
     if any(p.min_p for p in params):
-        logits = _mask_min_p(logits, params)
-    vocabulary = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)
-    return (gumbel(vocabulary[None, :], keys) + logits).argmax(dim=-1)
+        logits = _cut(logits, _min_p_floor(params, logits.device))
+    return _draw_from_all(logits, keys)
 
 
-def _draw_truncated(
+def _draw_sorted(
     logits: torch.Tensor, keys: torch.Tensor, params: list[SamplingParams]
 ) -> torch.Tensor:
-    """Draw from the likeliest tokens that top_k, then top_p, then min_p leave."""
+    """Draw from the likeliest tokens that top_k, then top_p, then min_p leave.
+
+    Each of them leaves all tokens down to some logit. Equal ones all stay or all go, since their
+    order, which depends on the batch, must not matter.
+    """
     vocabulary = logits.shape[-1]
-    limits = [p.top_k or vocabulary for p in params]
+    limits = [min(p.top_k or vocabulary, vocabulary) for p in params]
     width = min(vocabulary, max(_SORTED_WIDTH, *(k for k in limits if k < vocabulary), 1))
     values, ids = logits.topk(width, dim=-1)
-    if width < vocabulary and not _holds_nucleus(values, logits, params):
-        values, ids = logits.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(values.shape[-1], device=logits.device)
-    values = values.masked_fill(ranks >= _column(limits, logits.device), -torch.inf)
-    values = _mask_top_p(values, logits, params)
-    values = _mask_min_p(values, params)
-    best = (gumbel(ids.to(torch.int32), keys) + values).argmax(dim=-1, keepdim=True)
+    total = logits.exp().sum(dim=-1, keepdim=True)
+    if width < vocabulary and not _holds_nucleus(values, total, params):
+        values, ids = logits.sort(dim=-1, descending=True)
+    floor = _top_floor(values, total, limits, params)
+    floor = floor.maximum(_min_p_floor(params, logits.device))
+    if values.shape[-1] < vocabulary and (values[:, -1:] >= floor).any():
+        # Some that are as likely as the last one kept may not be among the sorted ones.
+        return _draw_from_all(_cut(logits, floor), keys)
+    best = (gumbel(ids.to(torch.int32), keys) + _cut(values, floor)).argmax(dim=-1, keepdim=True)
     return ids.gather(-1, best).squeeze(-1)
 
 
-def _holds_nucleus(
-    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
-) -> bool:
+def _draw_from_all(logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """int64 [R] tokens drawn from the softmax of float32 [R, V] logits."""
+    vocabulary = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)[None, :]
+    step = max(1, _DENSE_CHUNK // logits.shape[-1])
+    parts = [slice(first, first + step) for first in range(0, len(logits), step)]
+    return torch.cat([(gumbel(vocabulary, keys[p]) + logits[p]).argmax(dim=-1) for p in parts])
+
+
+def _holds_nucleus(values: torch.Tensor, total: torch.Tensor, params: list[SamplingParams]) -> bool:
     """Whether the sorted `values` reach as far down as each row's top_k or top_p does."""
-    mass = (values.logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp().tolist()
+    mass = (values.exp().sum(dim=-1, keepdim=True) / total).squeeze(-1).tolist()
     width = values.shape[-1]
     return all(0 < p.top_k <= width or m >= p.top_p for p, m in zip(params, mass, strict=True))
 
 
-def _mask_top_p(
-    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
+def _top_floor(
+    values: torch.Tensor, total: torch.Tensor, limits: list[int], params: list[SamplingParams]
 ) -> torch.Tensor:
-    """Keep of descending values [R, C] the fewest whose probability reaches top_p.
+    """The least logit, [R, 1], that top_k, and top_p among those that top_k leaves, do not cut off.
 
-    Probabilities are among the tokens that top_k leaves, or among all `logits` [R, V] without one.
+    Args:
+        values: [R, C], the largest logits in descending order.
+        total: [R, 1], the sum of all logits' exponentials.
+        limits: Of each row, how many tokens top_k leaves.
+        params: Of each row.
     """
-    if all(p.top_p == 1.0 for p in params):
-        return values
-    has_top_k = torch.tensor([[p.top_k > 0] for p in params], device=values.device)
-    total = torch.where(
-        has_top_k, values.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True)
-    )
-    probabilities = (values - total).exp()
-    before = probabilities.cumsum(dim=-1) - probabilities
-    top_p = _column([p.top_p for p in params], values.device)
-    return values.masked_fill((before >= top_p) & (top_p < 1.0), -torch.inf)
+    device = values.device
+    in_limit = torch.arange(values.shape[-1], device=device) < _column(limits, device)
+    weights = values.exp() * in_limit
+    reached = weights.cumsum(dim=-1)
+    has_limit = torch.tensor([[p.top_k > 0] for p in params], device=device)
+    top_p = _column([p.top_p for p in params], device)
+    wanted = top_p * torch.where(has_limit, reached[:, -1:], total)
+    is_left = in_limit & ((reached - weights < wanted) | (top_p == 1.0))
+    return values.gather(-1, is_left.sum(dim=-1, keepdim=True) - 1)
 
 
-def _mask_min_p(values: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
-    """Keep of values [R, C] those at least min_p times as likely as the likeliest."""
-    if all(p.min_p == 0.0 for p in params):
-        return values
-    floor = (
-        values.amax(dim=-1, keepdim=True) + _column([p.min_p for p in params], values.device).log()
-    )
-    return values.masked_fill(values < floor, -torch.inf)
+def _min_p_floor(params: list[SamplingParams], device: torch.device) -> torch.Tensor:
+    """The least logit, [R, 1], that is min_p times as likely as the likeliest, whose logit is 0."""
+    return _column([p.min_p for p in params], device).log()
+
+
+def _cut(logits: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+    """Without the tokens below the row's floor."""
+    return logits.masked_fill(logits < floor, -torch.inf)
 
 
 def _column(numbers: list[float] | list[int], device: torch.device) -> torch.Tensor:

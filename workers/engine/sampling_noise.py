@@ -9,7 +9,8 @@ from hashlib import blake2b
 
 import torch
 
-_UNIT = 2.0**-23
+_UNIT = 2.0**-31
+_ALMOST_ONE = 1 - 2.0**-24
 
 
 def row_key(seed: int, index: int, position: int) -> tuple[int, int]:
@@ -34,8 +35,10 @@ def gumbel(token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     bits = _avalanche_(bits)
     bits ^= keys[:, 1:]
     bits = _avalanche_(bits)
-    uniform = (bits & 0x7FFFFF).to(torch.float32).add_(0.5).mul_(_UNIT)
-    return uniform.log_().neg_().log_().neg_()
+    # The noise is large where -log(1 - u) is small: u is near zero, where floats are dense, so that
+    # even the unlikeliest tokens come as often as they should.
+    uniform = (bits & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(_UNIT).clamp_(max=_ALMOST_ONE)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
 def _avalanche_(bits: torch.Tensor) -> torch.Tensor:

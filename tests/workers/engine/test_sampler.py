@@ -1,7 +1,9 @@
 """Sampler: draws follow the distribution asked for and depend on seed, position, logits only."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from workers.engine.logprobs import token_logprobs
 from workers.engine.request import Request
 from workers.engine.sampler import Sampler
+from workers.engine.sampling_noise import gumbel, row_key
 from workers.engine.sampling_params import SamplingParams
 from workers.engine.sequence import RequestGroup, Sequence
 
@@ -51,6 +54,8 @@ def test_a_row_draws_the_same_in_any_batch(
     params: list[SamplingParams], data: st.DataObject
 ) -> None:
     logits = random_logits(data.draw(st.integers(0, 5)), len(params))
+    if data.draw(st.booleans()):  # as a bfloat16 head makes them, where many are equal
+        logits = logits.bfloat16().float()
     targets = [(make_sequence(p), index) for index, p in enumerate(params)]
     together = Sampler((0,)).sample(logits.clone(), targets)
     for row, target in enumerate(targets):
@@ -107,6 +112,48 @@ def test_positions_and_samples_draw_independently() -> None:
         correlation = float(torch.corrcoef(torch.stack([base, other]))[0, 1])
         assert abs(correlation) < 0.1
         assert 0.45 < float(other.mean()) < 0.55
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 2}, {"top_p": 0.3}, {"top_k": 4, "top_p": 0.1}])
+def test_equal_tokens_all_stay_or_all_go(filters: dict[str, Any]) -> None:
+    """Whichever of them the sort puts first: here more are equal than are sorted at first."""
+    logits = torch.full((2000, VOCAB), -20.0)
+    logits[:, 1000:2500] = 3.0
+    params = [SamplingParams(seed=seed, **filters) for seed in range(2000)]
+    drawn = Sampler((0,)).sample(logits, [(make_sequence(p), 0) for p in params])
+    tokens = [one.token_id for one in drawn]
+    assert all(1000 <= token_id < 2500 for token_id in tokens)
+    assert len(set(tokens)) > 1000
+
+
+def test_large_noise_is_fine_grained() -> None:
+    """What the unlikeliest tokens win by is as rare as it should be, and has hardly any ties."""
+    num_noises = 2**22
+    keys = torch.tensor([row_key(7, 0, 0)], dtype=torch.int32)
+    noise = gumbel(torch.arange(num_noises, dtype=torch.int32)[None], keys)[0]
+    for bound in (6.0, 9.0):
+        expected = num_noises * -math.expm1(-math.exp(-bound))
+        assert abs(int((noise > bound).sum()) - expected) < 5 * expected**0.5
+    largest = noise.topk(1000).values
+    assert len(set(largest.tolist())) > 990
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-38, 1e-45, 1e-300])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 5, "min_p": 0.1}])
+def test_the_lowest_temperatures_are_greedy(temperature: float, filters: dict[str, Any]) -> None:
+    logits = random_logits(7)[0]
+    params = SamplingParams(temperature=temperature, **filters)
+    assert draw(logits, params) == int(logits.argmax())
+
+
+def test_extreme_parameters_draw_a_token() -> None:
+    for params in (
+        SamplingParams(temperature=100.0, seed=2**64 - 1, top_p=1.5e-45),
+        SamplingParams(temperature=100.0, min_p=1.0, top_k=2**31),
+        SamplingParams(temperature=1.0, top_k=1, top_p=1.5e-45, min_p=1e-45),
+    ):
+        logits = random_logits(8)[0]
+        assert draw(logits, params) == int(logits.argmax())
 
 
 def test_greedy_takes_the_likeliest() -> None:
