@@ -40,6 +40,7 @@ class Sample:
     def push(self, output: internal.SampleOutput) -> pb.Delta:
         """What `output` adds to the sample, which must not be finished."""
         delta = pb.Delta(index=self._index)
+        texts: list[str] = []
         for position, token_id in enumerate(output.token_ids):
             delta.token_ids.append(token_id)
             if output.logprobs:
@@ -47,11 +48,13 @@ class Sample:
             self.num_tokens += 1
             if output.HasField("stop_token_id") and position == len(output.token_ids) - 1:
                 break
-            if self._add(delta, self._detokenizer.push((token_id,))):
+            if self._add(delta, texts, self._detokenizer.push((token_id,))):
                 break
         self.skip(output)
         if self.ended_in_engine and not delta.HasField("stop_string"):
-            self._finish(delta, output)
+            self._finish(delta, texts, output)
+        # Set once: a message keeps the memory of every text that it has held.
+        delta.text = "".join(texts)
         self.finish_reason = delta.finish_reason
         add_bytes(delta.logprobs, self._codec)
         return delta
@@ -60,24 +63,24 @@ class Sample:
         """Note whether `output` is the engine's last for the sample, and no more."""
         self.ended_in_engine = output.finish_reason != pb.FINISH_REASON_UNSPECIFIED
 
-    def _add(self, delta: pb.Delta, text: str) -> bool:
-        """Add text to the delta; returns whether that has ended the sample."""
+    def _add(self, delta: pb.Delta, texts: list[str], text: str) -> bool:
+        """Add text to the delta's; returns whether that has ended the sample."""
         if self.num_tokens < self._min_tokens:
-            delta.text += text
+            texts.append(text)
             return False
         match = self._stop_strings.push(text)
-        delta.text += match.text
+        texts.append(match.text)
         if match.stop_string is None:
             return False
         delta.stop_string = match.stop_string
         delta.finish_reason = pb.FINISH_REASON_STOP
         return True
 
-    def _finish(self, delta: pb.Delta, output: internal.SampleOutput) -> None:
+    def _finish(self, delta: pb.Delta, texts: list[str], output: internal.SampleOutput) -> None:
         """Add what was held back, as the engine has ended the sample."""
-        if self._add(delta, self._detokenizer.flush()):
+        if self._add(delta, texts, self._detokenizer.flush()):
             return
-        delta.text += self._stop_strings.flush()
+        texts.append(self._stop_strings.flush())
         delta.finish_reason = output.finish_reason
         if output.HasField("stop_token_id"):
             delta.stop_token_id = output.stop_token_id

@@ -22,8 +22,6 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._beginnings = {stop[:end] for stop in self._stops for end in range(1, len(stop))}
-        self._longest_beginning = max(map(len, self._beginnings), default=0)
         self._held = ""
 
     def push(self, text: str) -> StopMatch:
@@ -36,7 +34,7 @@ class StopStrings:
             end, _, stop = min(found)
             self._held = ""
             return StopMatch(text[: end - len(stop)], stop)
-        kept = self._num_held(text)
+        kept = max(_overlap(text, stop) for stop in stops)
         self._held = text[len(text) - kept :]
         return StopMatch(text[: len(text) - kept], None)
 
@@ -45,9 +43,12 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _num_held(self, text: str) -> int:
-        """Length of the longest suffix of `text` with which a stop string may begin."""
-        for length in range(min(self._longest_beginning, len(text)), 0, -1):
-            if text[len(text) - length :] in self._beginnings:
-                return length
-        return 0
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop`, longer than it, begins."""
+    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while start >= 0:
+        if stop.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(stop[0], start + 1)
+    return 0

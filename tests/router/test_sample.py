@@ -1,5 +1,6 @@
 """A sample's text and end do not depend on how its tokens arrive."""
 
+import resource
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -115,3 +116,14 @@ def test_a_stop_token_adds_no_text(stops: list[str]) -> None:
     )
     assert (text, tokens) == ("so be", [*token_ids, eos])
     assert delta.stop_token_id == eos
+
+
+def test_text_that_a_slow_client_has_not_taken_needs_memory_once() -> None:
+    """A message keeps the memory of every value that a field of it has had."""
+    token_ids = encode("The quick brown fox") * 5000
+    sample = Sample(0, CODEC, [], sampling_pb2.StopConditions())
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    delta = sample.push(internal.SampleOutput(token_ids=token_ids))
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    assert delta.text == "The quick brown fox" * 5000
+    assert grown_kib < 100 * 1024
