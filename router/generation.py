@@ -36,9 +36,9 @@ class Generation(Generic[Message]):
         self._dispatch = dispatch
         self._progress = progress
         self._kind: type[Message] = kind
-        self._samples = [
-            Sample(i, job.model.codec, job.prompt_token_ids, job.options.stop) for i in range(job.n)
-        ]
+        codec = job.model.codec
+        after = codec.first_text(job.prompt_token_ids)
+        self._samples = [Sample(i, codec, after, job.options.stop) for i in range(job.n)]
         self._ended = False
 
     async def messages(self) -> AsyncGenerator[Message, None]:
@@ -54,7 +54,7 @@ class Generation(Generic[Message]):
                     elif self._samples[event.index].is_finished:
                         self._samples[event.index].skip(event)
                     else:
-                        yield self._advance(event)
+                        yield await self._advance(event)
                 self._ended = self._ended or self._stopped_early()
             yield self._last_message()
         finally:
@@ -73,19 +73,20 @@ class Generation(Generic[Message]):
             self._progress.replica = self._dispatch.replica
         return events
 
-    def _advance(self, output: internal.SampleOutput) -> Message:
+    async def _advance(self, output: internal.SampleOutput) -> Message:
         if output.HasField("started"):
             self._progress.cached_prompt_tokens = output.started.cached_prompt_tokens
             self._progress.started_at = self._dispatch.sent_at + output.started.queue_s
         delta = self._samples[output.index].push(output)
         self._progress.count(delta)
-        add_bytes(output.prompt_logprobs, self._job.model.codec)
-        return self._kind(
-            request_id=self._job.options.request_id,
-            model=self._job.model.name,
-            delta=delta,
-            prompt_logprobs=output.prompt_logprobs,
+        message = self._kind(
+            request_id=self._job.options.request_id, model=self._job.model.name, delta=delta
         )
+        if output.prompt_logprobs:
+            # A long prompt has a million candidates.
+            await asyncio.to_thread(add_bytes, output.prompt_logprobs, self._job.model.codec)
+            message.prompt_logprobs.extend(output.prompt_logprobs)
+        return message
 
     def _last_message(self) -> Message:
         return self._kind(

@@ -1,5 +1,6 @@
 """What the router does for clients, whatever protocol they speak."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -71,9 +72,8 @@ class InferenceService:
             model = await self._fleet.find(request.model)
             request_log.model = model.name
             check_token_ids("token_ids", request.token_ids, model.card.vocab_size)
-            return pb.DetokenizeResponse(
-                model=model.name, text=model.codec.decode(request.token_ids)
-            )
+            text = await asyncio.to_thread(model.codec.decode, request.token_ids)
+            return pb.DetokenizeResponse(model=model.name, text=text)
 
     def list_models(self) -> pb.ListModelsResponse:
         """The models known to this router, by name."""

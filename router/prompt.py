@@ -9,10 +9,8 @@ from trunkline.v1 import inference_pb2 as pb
 
 from cluster.errors import invalid
 from router.fleet.served_model import ServedModel
+from router.text.codec import LONG_CHARS
 from router.validation.prompt import check_messages
-
-_LONG_CHARS = 8192
-"""Text that takes about a millisecond to tokenize; longer ones leave the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,12 @@ async def of_messages(field: str, messages: Sequence[pb.ChatMessage], model: Ser
     """A conversation as the model's chat template renders it."""
     check_messages(field, [message.role for message in messages])
     plain = [_plain(message) for message in messages]
-    num_chars = sum(len(message.content) for message in messages)
-    return Prompt(field, await _tokens(num_chars, partial(model.codec.encode_chat, plain)))
+    size_bytes = sum(message.ByteSize() for message in messages)
+    return Prompt(field, await _tokens(size_bytes, partial(model.codec.encode_chat, plain)))
 
 
-async def _tokens(num_chars: int, encode: Callable[[], list[int]]) -> list[int]:
-    return encode() if num_chars <= _LONG_CHARS else await asyncio.to_thread(encode)
+async def _tokens(size: int, encode: Callable[[], list[int]]) -> list[int]:
+    return encode() if size <= LONG_CHARS else await asyncio.to_thread(encode)
 
 
 def _plain(message: pb.ChatMessage) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One model's text side."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import jinja2
 from tokenizers import Tokenizer
@@ -10,6 +11,9 @@ from cluster.model_card import ModelCard
 from router.text.chat_template import ChatTemplate
 from router.text.detokenizer import Detokenizer
 from router.text.pieces import Pieces
+
+LONG_CHARS = 8192
+"""Text that takes some milliseconds to tokenize; longer ones should leave the event loop."""
 
 
 class TextCodec:
@@ -31,8 +35,15 @@ class TextCodec:
                 self._template_problem = f"has a broken chat template: line {error.lineno}: {error}"
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, with the special tokens that the model expects around a prompt."""
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of `text`, with the special tokens that the model expects around a prompt.
+
+        While a text longer than LONG_CHARS is tokenized, other threads can run.
+        """
+        if len(text) <= LONG_CHARS:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        # The library lets go of the interpreter's lock for batches only.
+        batch = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return batch[0].ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`; special tokens and ids outside the vocabulary are skipped."""
@@ -61,6 +72,11 @@ class TextCodec:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token inside a text, special tokens as their name."""
         return self._pieces.spelled(token_id)
+
+    def first_text(self, token_ids: Iterable[int]) -> list[int]:
+        """The first of `token_ids` that is text, alone; none if they are all special."""
+        is_text = (token_id for token_id in token_ids if self._pieces.first(token_id) is not None)
+        return list(islice(is_text, 1))
 
     def detokenizer(self, after: Iterable[int] = ()) -> Detokenizer:
         """A fresh incremental decoder for one sample, which continues the prompt `after`."""

@@ -36,6 +36,7 @@ class Pieces:
             if token.special
         }
         self._inner: dict[int, bytes] = {}
+        self._spelled: dict[int, bytes] = {}
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Pieces":
@@ -59,10 +60,14 @@ class Pieces:
 
     def spelled(self, token_id: int) -> bytes:
         """The token's bytes inside a text, special tokens as their name."""
-        token = self._tokenizer.id_to_token(token_id)
-        if token is None:
-            return b""
-        return token.encode() if token in self._specials else self._spell(token)
+        spelling = self._spelled.get(token_id)
+        if spelling is None:
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None:
+                return b""
+            spelling = token.encode() if token in self._specials else self._spell(token)
+            self._spelled[token_id] = spelling
+        return spelling
 
     def _plain_token(self, token_id: int) -> str | None:
         token = self._tokenizer.id_to_token(token_id)

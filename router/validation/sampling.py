@@ -35,8 +35,8 @@ def _check_tokens(sampling: pb.SamplingParams, vocab_size: int) -> None:
     check_token_ids(f"{_FIELD}.allowed_token_ids", sampling.allowed_token_ids, vocab_size)
     check_token_ids(f"{_FIELD}.banned_token_ids", sampling.banned_token_ids, vocab_size)
     if sampling.banned_token_ids:
-        allowed = set(sampling.allowed_token_ids) or set(range(vocab_size))
-        if not allowed.difference(sampling.banned_token_ids):
+        banned, allowed = set(sampling.banned_token_ids), set(sampling.allowed_token_ids)
+        if not allowed - banned if allowed else len(banned) == vocab_size:
             raise invalid(
                 f"{_FIELD}.banned_token_ids",
                 len(sampling.banned_token_ids),

@@ -1,5 +1,6 @@
 """A model's text side does what its tokenizer and template say."""
 
+import threading
 from typing import Any, cast
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import Reason, RequestError
-from router.text.codec import TextCodec
+from router.text.codec import LONG_CHARS, TextCodec
 from tests.tokenizers_fixture import (
     SAMPLE_TEXT,
     byte_level_tokenizer,
@@ -46,6 +47,31 @@ def test_prompt_and_continuation_add_up_to_the_whole_text(
     detokenizer = codec.detokenizer(prompt_ids)
     continued = detokenizer.push(ids) + detokenizer.flush()
     assert codec.decode(prompt_ids) + continued == codec.decode(prompt_ids + ids)
+
+
+def test_a_long_text_has_the_tokens_of_its_parts() -> None:
+    words, times = " over the lazy dog", LONG_CHARS
+    once = BYTE_LEVEL.encode(words, add_special_tokens=False)
+    assert BYTE_LEVEL.encode(words * times, add_special_tokens=False) == once * times
+    assert BYTE_LEVEL.encode(words * times) == BYTE_LEVEL.encode("") + once * times
+
+
+def test_others_run_while_a_long_text_is_tokenized() -> None:
+    """With the interpreter's lock held, the main thread would not come to its first line."""
+    encoding = threading.Thread(target=BYTE_LEVEL.encode, args=(SAMPLE_TEXT * 5000,))
+    encoding.start()
+    assert encoding.is_alive()
+    encoding.join()
+
+
+@given(any_codec, st.lists(st.integers(0, 5)), st.text(st.sampled_from(SAMPLE_TEXT)))
+def test_the_first_text_of_a_prompt_stands_for_the_prompt(
+    codec: TextCodec, prompt_ids: list[int], continuation: str
+) -> None:
+    ids = codec.encode(continuation, add_special_tokens=False)
+    first = codec.first_text(prompt_ids)
+    assert codec.detokenizer(first).push(ids) == codec.detokenizer(prompt_ids).push(ids)
+    assert len(first) <= 1
 
 
 def test_special_tokens_have_a_name_but_no_text() -> None:
