@@ -5,8 +5,8 @@ from collections import deque
 
 from trunkline.internal.v1 import replica_pb2 as internal
 
-FRAME_TOKENS = 256 * 1024
-"""Prompt tokens after which a frame is closed, to stay below the size a replica accepts."""
+FRAME_BYTES = 1024 * 1024
+"""Size after which a frame is closed, to stay below the size a replica accepts."""
 
 
 class Outbox:
@@ -38,9 +38,9 @@ class Outbox:
             await self._news.wait()
         frame = internal.ConnectRequest(cancels=self._cancels)
         self._cancels = []
-        num_tokens = 0
-        while self._submits and num_tokens < FRAME_TOKENS:
+        size_bytes = 0
+        while self._submits and size_bytes < FRAME_BYTES:
             submit = self._submits.popleft()
-            num_tokens += len(submit.prompt_token_ids)
+            size_bytes += submit.ByteSize()
             frame.submits.append(submit)
         return frame

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.internal.v1 import replica_pb2 as internal
 
-from router.fleet.outbox import FRAME_TOKENS, Outbox
+from router.fleet.outbox import FRAME_BYTES, Outbox
 
 
 def submit(handle: int, num_tokens: int = 1) -> internal.Submit:
@@ -46,14 +46,16 @@ async def test_next_frame_waits_for_news() -> None:
 
 
 @pytest.mark.timeout(60)
-@given(sizes=st.lists(st.integers(1, FRAME_TOKENS), min_size=1, max_size=6))
-async def test_large_prompts_are_spread_over_frames(sizes: list[int]) -> None:
+@given(sizes=st.lists(st.integers(1, FRAME_BYTES), min_size=1, max_size=6), in_prompt=st.booleans())
+async def test_large_requests_are_spread_over_frames(sizes: list[int], in_prompt: bool) -> None:
     outbox, seen = Outbox(), list[int]()
     for handle, size in enumerate(sizes):
-        outbox.submit(submit(handle, size))
+        large = submit(handle, size if in_prompt else 1)
+        large.stop.stop_token_ids.extend([] if in_prompt else [1] * size)
+        outbox.submit(large)
     while len(seen) < len(sizes):
         frame = await outbox.next_frame()
-        *all_but_last, _ = [len(s.prompt_token_ids) for s in frame.submits]
-        assert sum(all_but_last) < FRAME_TOKENS
+        *all_but_last, _ = [s.ByteSize() for s in frame.submits]
+        assert sum(all_but_last) < FRAME_BYTES
         seen.extend(s.handle for s in frame.submits)
     assert seen == list(range(len(sizes)))
