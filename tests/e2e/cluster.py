@@ -35,7 +35,7 @@ class Cluster:
         self._output, self._errors = directory / "output", directory / "errors"
         self._config = directory / "settings.yaml"
         # JSON is YAML.
-        self._config.write_text(json.dumps({"router": {}} | settings))
+        self._config.write_text(json.dumps(settings))
         ports = ("--grpc-port", "0", "--http-port", "0")
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -86,6 +86,16 @@ class Cluster:
             timeout=PATIENCE_S,
             env=self.environment,
         )
+
+    @contextmanager
+    def changed_settings(self, settings: dict[str, Any]) -> Iterator[None]:
+        """Have other settings in its file for a while, by section."""
+        as_it_was = self._config.read_text()
+        self._config.write_text(json.dumps(json.loads(as_it_was) | settings))
+        try:
+            yield
+        finally:
+            self._config.write_text(as_it_was)
 
     async def replicas(self) -> list[ReplicaRecord]:
         """What the registry holds."""
