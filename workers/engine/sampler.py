@@ -98,21 +98,38 @@ def _draw_unsorted(
 def _draw_sorted(
     logits: torch.Tensor, keys: torch.Tensor, params: list[SamplingParams]
 ) -> torch.Tensor:
-    """Draw from the likeliest tokens that top_k, then top_p, then min_p leave.
+    """Draw from the likeliest tokens that top_k, then top_p, then min_p leave."""
+    vocabulary = logits.shape[-1]
+    limits = [p.top_k for p in params if p.top_k < vocabulary]
+    width = min(vocabulary, max(_SORTED_WIDTH, *limits, 0))
+    values, ids = logits.topk(width, dim=-1)
+    far = _rows_left_short(values, logits, params)
+    if not far:
+        return _draw_from_top(values, ids, logits, keys, params)
+    # Only the rows that need it are sorted to their end, which takes many times as long.
+    near = [row for row in range(len(params)) if row not in far]
+    tokens = torch.empty(len(params), dtype=torch.int64, device=logits.device)
+    for rows, top in (near, (values[near], ids[near])), (far, logits[far].sort(descending=True)):
+        if rows:
+            chosen = [params[row] for row in rows]
+            tokens[rows] = _draw_from_top(*top, logits[rows], keys[rows], chosen)
+    return tokens
+
+
+def _draw_from_top(
+    values: torch.Tensor,
+    ids: torch.Tensor,
+    logits: torch.Tensor,
+    keys: torch.Tensor,
+    params: list[SamplingParams],
+) -> torch.Tensor:
+    """Draw from what top_k, top_p and min_p leave of the sorted `values` of tokens `ids`, [R, C].
 
     Each of them leaves all tokens down to some logit. Equal ones all stay or all go, since their
     order, which depends on the batch, must not matter.
     """
-    vocabulary = logits.shape[-1]
-    limits = [min(p.top_k or vocabulary, vocabulary) for p in params]
-    width = min(vocabulary, max(_SORTED_WIDTH, *(k for k in limits if k < vocabulary), 1))
-    values, ids = logits.topk(width, dim=-1)
-    total = logits.exp().sum(dim=-1, keepdim=True)
-    if width < vocabulary and not _holds_nucleus(values, total, params):
-        values, ids = logits.sort(dim=-1, descending=True)
-    floor = _top_floor(values, total, limits, params)
-    floor = floor.maximum(_min_p_floor(params, logits.device))
-    if values.shape[-1] < vocabulary and (values[:, -1:] >= floor).any():
+    floor = _top_floor(values, logits, params).maximum(_min_p_floor(params, logits.device))
+    if values.shape[-1] < logits.shape[-1] and (values[:, -1:] >= floor).any():
         # Some that are as likely as the last one kept may not be among the sorted ones.
         return _draw_from_all(_cut(logits, floor), keys)
     best = (gumbel(ids.to(torch.int32), keys) + _cut(values, floor)).argmax(dim=-1, keepdim=True)
@@ -127,31 +144,39 @@ def _draw_from_all(logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return torch.cat([(gumbel(vocabulary, keys[p]) + logits[p]).argmax(dim=-1) for p in parts])
 
 
-def _holds_nucleus(values: torch.Tensor, total: torch.Tensor, params: list[SamplingParams]) -> bool:
-    """Whether the sorted `values` reach as far down as each row's top_k or top_p does."""
-    mass = (values.exp().sum(dim=-1, keepdim=True) / total).squeeze(-1).tolist()
+def _rows_left_short(
+    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
+) -> list[int]:
+    """The rows whose top_k or top_p goes further down than the sorted `values`."""
     width = values.shape[-1]
-    return all(0 < p.top_k <= width or m >= p.top_p for p, m in zip(params, mass, strict=True))
+    if width == logits.shape[-1]:
+        return []
+    mass = (values.exp().sum(dim=-1) / logits.exp().sum(dim=-1)).tolist()
+    return [
+        row
+        for row, (p, m) in enumerate(zip(params, mass, strict=True))
+        if not 0 < p.top_k <= width and m < p.top_p
+    ]
 
 
 def _top_floor(
-    values: torch.Tensor, total: torch.Tensor, limits: list[int], params: list[SamplingParams]
+    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
 ) -> torch.Tensor:
     """The least logit, [R, 1], that top_k, and top_p among those that top_k leaves, do not cut off.
 
     Args:
-        values: [R, C], the largest logits in descending order.
-        total: [R, 1], the sum of all logits' exponentials.
-        limits: Of each row, how many tokens top_k leaves.
+        values: [R, C], the largest of the logits in descending order.
+        logits: [R, V].
         params: Of each row.
     """
-    device = values.device
-    in_limit = torch.arange(values.shape[-1], device=device) < _column(limits, device)
+    device, num_sorted = values.device, values.shape[-1]
+    limits = _column([p.top_k or num_sorted for p in params], device)
+    in_limit = torch.arange(num_sorted, device=device) < limits
     weights = values.exp() * in_limit
     reached = weights.cumsum(dim=-1)
-    has_limit = torch.tensor([[p.top_k > 0] for p in params], device=device)
+    has_limit = torch.tensor([[0 < p.top_k <= num_sorted] for p in params], device=device)
     top_p = _column([p.top_p for p in params], device)
-    wanted = top_p * torch.where(has_limit, reached[:, -1:], total)
+    wanted = top_p * reached[:, -1:].where(has_limit, logits.exp().sum(dim=-1, keepdim=True))
     is_left = in_limit & ((reached - weights < wanted) | (top_p == 1.0))
     return values.gather(-1, is_left.sum(dim=-1, keepdim=True) - 1)
 
