@@ -1,0 +1,48 @@
+"""What stands in the file counts, and what cannot be understood is told by name."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load_settings
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "router: {grpc_port: 1, http_port: 1, host: a}\nmodel: file")
+    monkeypatch.setenv("TRUNKLINE__ROUTER__GRPC_PORT", "2")
+    monkeypatch.setenv("TRUNKLINE__MODEL", "environment")
+    settings = load_settings(path, model="override")
+    assert settings.model == "override"
+    router = settings.router
+    assert (router.grpc_port, router.http_port, router.host) == (2, 1, "a")
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_settings(written(tmp_path, "")) == load_settings()
+
+
+@pytest.mark.parametrize("text", ["a: [", "\x00", "- a", "word", "3"])
+def test_a_file_that_is_no_mapping_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"settings\.yaml"):
+        load_settings(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"), [("router: {grpc_prot: 1}", "grpc_prot"), ("replica: {count: x}", "count")]
+)
+def test_a_wrong_field_is_named(tmp_path: Path, text: str, field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        load_settings(written(tmp_path, text))
+
+
+def test_a_missing_file_is_no_default(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_settings(tmp_path / "missing.yaml")
