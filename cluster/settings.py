@@ -4,8 +4,9 @@
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_settings import (
     BaseSettings,
@@ -49,6 +50,8 @@ class RouterSettings(Section):
     """Replicas tried for a request whose replica was lost before the first token."""
     max_request_s: PositiveFloat = 3600.0
     """How long a request may take, whatever deadline it sets itself."""
+    client_stall_s: PositiveFloat = 60.0
+    """A client that has not taken what is ready for it for this long counts as gone."""
     replica_silence_s: PositiveFloat = 10.0
     """A replica that has sent nothing on its stream for this long counts as lost."""
     drain_timeout_s: PositiveFloat = 60.0
@@ -145,10 +148,11 @@ class Settings(BaseSettings):
 def load_settings(path: Path | None = None, **overrides: object) -> Settings:
     """Settings from the YAML file at `path`, the environment and `overrides`, the last one winning.
 
-    Raises pydantic.ValidationError, which names the field, and FileNotFoundError.
+    Raises pydantic.ValidationError, which names the field, ValueError for a file that is no YAML
+    mapping, and FileNotFoundError.
     """
-    if path is not None and not path.is_file():
-        raise FileNotFoundError(f"settings file {path} does not exist")
+    if path is not None:
+        _check_file(path)
 
     class Sourced(Settings):
         @classmethod
@@ -163,3 +167,14 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
             return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, path)
 
     return Settings.model_construct(**dict(Sourced(**overrides)))  # type: ignore[arg-type]
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"settings file {path} does not exist")
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"settings file {path} is no YAML: {error}") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"settings file {path}: got {content!r:.100}, expected a mapping")

@@ -18,7 +18,9 @@ INFERENCE: Final = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_n
 class GrpcServer:
     """Serves Inference, grpc.health.v1 and reflection."""
 
-    def __init__(self, service: InferenceService, max_message_bytes: int) -> None:
+    def __init__(
+        self, service: InferenceService, *, max_message_bytes: int, stall_s: float
+    ) -> None:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=(
@@ -29,7 +31,7 @@ class GrpcServer:
                 ("grpc.keepalive_timeout_ms", 10_000),
             )
         )
-        add_InferenceServicer_to_server(GrpcInference(service), self._server)
+        add_InferenceServicer_to_server(GrpcInference(service, stall_s), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -1,5 +1,6 @@
 """`trunkline.v1.Inference` over gRPC: a thin adapter around InferenceService."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,7 +10,7 @@ import grpc
 from trunkline.v1 import inference_pb2 as pb
 from trunkline.v1.inference_pb2_grpc import InferenceServicer
 
-from cluster.errors import RequestError
+from cluster.errors import Reason, RequestError
 from router.call import Call
 from router.grpc_errors import abort
 from router.inference import InferenceService
@@ -24,16 +25,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class GrpcInference(InferenceServicer):
     """Passes calls on to the service; a call that gRPC cancels is cancelled in the engine."""
 
-    def __init__(self, service: InferenceService) -> None:
+    def __init__(self, service: InferenceService, stall_s: float) -> None:
+        """A client that does not take a message within `stall_s` is given up."""
         self._service = service
+        self._stall_s = stall_s
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Continue a prompt."""
-        await _stream(self._service.generate(request, _call(context)), context)
+        await self._stream(self._service.generate(request, _call(context)), context)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
         """Answer a conversation."""
-        await _stream(self._service.chat(request, _call(context)), context)
+        await self._stream(self._service.chat(request, _call(context)), context)
 
     async def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: Context
@@ -59,14 +62,17 @@ class GrpcInference(InferenceServicer):
         """The models that can be asked for."""
         return self._service.list_models()
 
-
-async def _stream(messages: AsyncGenerator[Any, None], context: Context) -> None:
-    try:
-        async with aclosing(messages):
-            async for message in messages:
-                await context.write(message)
-    except RequestError as error:
-        await abort(context, error)
+    async def _stream(self, messages: AsyncGenerator[Any, None], context: Context) -> None:
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    async with asyncio.timeout(self._stall_s):
+                        await context.write(message)
+        except TimeoutError:
+            why = f"the client has taken nothing for {self._stall_s:g}s"
+            await abort(context, RequestError(Reason.CANCELLED, why))
+        except RequestError as error:
+            await abort(context, error)
 
 
 def _call(context: Context) -> Call:

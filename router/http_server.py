@@ -24,10 +24,12 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Runs uvicorn with the router's app."""
 
-    def __init__(self, service: InferenceService, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, service: InferenceService, metrics: Metrics, *, max_body_bytes: int, stall_s: float
+    ) -> None:
         self._server = _Server(
             uvicorn.Config(
-                create_app(service, metrics, max_body_bytes=max_body_bytes),
+                create_app(service, metrics, max_body_bytes=max_body_bytes, stall_s=stall_s),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

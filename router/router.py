@@ -40,8 +40,11 @@ class Router:
         self._fleet = Fleet(registry, self._make_replicas, self._on_model)
         service = InferenceService(self._fleet, self._gate, self.metrics, settings)
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
-        self._grpc = GrpcServer(service, max_message_bytes)
-        self._http = HttpServer(service, self.metrics, max_message_bytes)
+        stall_s = settings.client_stall_s
+        self._grpc = GrpcServer(service, max_message_bytes=max_message_bytes, stall_s=stall_s)
+        self._http = HttpServer(
+            service, self.metrics, max_body_bytes=max_message_bytes, stall_s=stall_s
+        )
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
 
     async def start(self) -> dict[str, str]:

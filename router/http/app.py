@@ -29,10 +29,16 @@ _CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that has left; it is seen in logs only."""
 
 
-def create_app(service: Service, metrics: Metrics, *, max_body_bytes: int) -> Starlette:
-    """The OpenAI dialect of `service`; bodies above `max_body_bytes` are refused."""
-    chat = ChatEndpoint(service, max_body_bytes)
-    completions = CompletionEndpoint(service, max_body_bytes)
+def create_app(
+    service: Service, metrics: Metrics, *, max_body_bytes: int, stall_s: float
+) -> Starlette:
+    """The OpenAI dialect of `service`.
+
+    Bodies above `max_body_bytes` are refused; a client that does not take an event within `stall_s`
+    is given up.
+    """
+    chat = ChatEndpoint(service, max_body_bytes, stall_s)
+    completions = CompletionEndpoint(service, max_body_bytes, stall_s)
     models = ModelsEndpoint(service)
     health = HealthEndpoint(service, metrics)
     return Starlette(

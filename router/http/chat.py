@@ -25,9 +25,10 @@ from router.http.whole import gather
 class ChatEndpoint:
     """Answers conversations."""
 
-    def __init__(self, service: Service, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, max_body_bytes: int, stall_s: float) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
+        self._stall_s = stall_s
 
     async def create(self, request: Request) -> Response:
         """One answer, whole or in events."""
@@ -38,7 +39,7 @@ class ChatEndpoint:
         )
         if body.stream:
             head = new_head(request, "chat.completion.chunk", "chatcmpl")
-            return EventStream(_events(answered, head, body))
+            return EventStream(_events(answered, head, body), self._stall_s)
         head = new_head(request, "chat.completion", "chatcmpl")
         return json_response(await until_gone(request.receive, _answer(answered, head, body)))
 

@@ -28,9 +28,10 @@ from router.http.whole import add_usage, gather
 class CompletionEndpoint:
     """Continues prompts."""
 
-    def __init__(self, service: Service, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, max_body_bytes: int, stall_s: float) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
+        self._stall_s = stall_s
 
     async def create(self, request: Request) -> Response:
         """The continuations of all prompts of a body, whole or in events."""
@@ -46,7 +47,7 @@ class CompletionEndpoint:
         answered = replies([self._service.generate(one, call) for one in asked], _params(body))
         head = new_head(request, "text_completion", "cmpl")
         if body.stream:
-            return EventStream(_events(answered, choices, head, body))
+            return EventStream(_events(answered, choices, head, body), self._stall_s)
         answer = _answer(answered, choices, head, body)
         return json_response(await until_gone(request.receive, answer))
 

@@ -52,16 +52,18 @@ class EventStream(StreamingResponse):
     """Server-sent events, of which there is at least one.
 
     The response starts with the first event, so that a failure before it has a status of its own; a
-    later failure is the last event. When the client leaves, `events` is closed.
+    later failure is the last event. When the client leaves, or has not taken an event within
+    `stall_s`, `events` is closed.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], stall_s: float) -> None:
         # The second header keeps nginx from holding events back.
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(events, headers=headers)
         self._events = events
+        self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events, as an ASGI application."""
@@ -80,14 +82,17 @@ class EventStream(StreamingResponse):
                     "headers": self.raw_headers,
                 }
             )
-            await _send_body(send, first)
+            await self._send_body(send, first)
             try:
                 async for following in events:
-                    await _send_body(send, following)
+                    await self._send_body(send, following)
             except RequestError as error:
-                await _send_body(send, event(request_error_content(error)))
-            await _send_body(send, b"", more=False)
+                await self._send_body(send, event(request_error_content(error)))
+            await self._send_body(send, b"", more=False)
 
-
-async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+    async def _send_body(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError as error:
+            raise ClientDisconnect from error

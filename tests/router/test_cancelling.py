@@ -6,10 +6,13 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from trunkline.v1 import inference_pb2 as pb
+from trunkline.v1.inference_pb2_grpc import InferenceStub
 
+from cluster.registry import Registry
 from tests.router.fake_replica import FakeReplica, Script
-from tests.router.harness import Client, detail_of, eventually
+from tests.router.harness import Client, detail_of, eventually, running_router
 
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
 PAUSED = Script(answer=[20] * 100, pause_after=2)
 
 
@@ -35,6 +38,22 @@ async def test_a_client_that_never_reads_is_cancelled_in_the_engine(
     await replica.until(lambda r: len(r.submits) == 1)
     call.cancel()
     await replica.until(lambda r: r.cancels == [r.submits[0].handle])
+
+
+async def test_a_client_that_takes_nothing_for_long_is_cancelled_in_the_engine(
+    registry: Registry, replica: FakeReplica
+) -> None:
+    """It may be there still, and answer pings."""
+    async with (
+        running_router(registry, client_stall_s=0.5) as client,
+        grpc.aio.insecure_channel(client.addresses["grpc"], SMALL_WINDOW) as channel,
+    ):
+        await client.until_ready(1)
+        replica.script = Script(answer=[300] * 400, pause_after=300)
+        call = InferenceStub(channel).Generate(request(n=64))
+        await replica.until(lambda r: bool(r.cancels) and r.cancels == [r.submits[0].handle])
+        await eventually(lambda: _in_flight(client, 0))
+        call.cancel()
 
 
 async def test_a_call_cancelled_while_it_waits_for_a_replica_leaves_nothing(

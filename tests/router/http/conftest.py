@@ -16,13 +16,14 @@ from router.metrics import Metrics
 from tests.router.http.fake_service import FakeService
 
 MAX_BODY_BYTES = 100_000
+STALL_S = 1.0
 
 
 class Server(uvicorn.Server):
     """uvicorn on a thread of its own."""
 
     def __init__(self, service: FakeService) -> None:
-        app = create_app(service, Metrics(), max_body_bytes=MAX_BODY_BYTES)
+        app = create_app(service, Metrics(), max_body_bytes=MAX_BODY_BYTES, stall_s=STALL_S)
         super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self.ready = threading.Event()
         # asyncio turns Nagle's algorithm off only for sockets that name their protocol.

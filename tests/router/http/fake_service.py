@@ -25,7 +25,7 @@ class FakeService:
 
     `tiny` answers; `refuse-REASON` fails at once, `fail-REASON` after the first character;
     `bug` raises what no service should; `broken` has a sample that fails alone; `endless` says
-    one character and no more, `silent` none.
+    one character and no more, `silent` none, `flood` never ends.
     """
 
     is_ready: bool = True
@@ -91,6 +91,9 @@ class FakeService:
             if asked.HasField("prompt_top_logprobs")
             else []
         )
+        if action == "flood":
+            async for delta in self._flood():
+                yield kind(request_id=options.request_id, model=request.model, delta=delta)
         num_tokens = 0
         for delta in _deltas(prompt.upper(), options):
             num_tokens += len(delta.token_ids)
@@ -112,6 +115,14 @@ class FakeService:
             prompt_tokens=len(prompt), completion_tokens=num_tokens, cached_prompt_tokens=1
         )
         yield kind(request_id=options.request_id, model=request.model or "tiny", usage=usage)
+
+    async def _flood(self) -> AsyncGenerator[pb.Delta, None]:
+        try:
+            while True:
+                yield pb.Delta(text="x" * 2**16)
+                await asyncio.sleep(0)
+        finally:
+            self.closed.set()
 
     async def _wait(self) -> None:
         self.waiting.set()

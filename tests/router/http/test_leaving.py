@@ -41,3 +41,11 @@ def test_leaving_in_the_middle_of_the_body_harms_nobody(url: str, http: httpx.Cl
             b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
         )
     assert http.get("/healthz").status_code == 200
+
+
+def test_the_request_of_a_client_that_stays_but_reads_nothing_is_closed(
+    url: str, service: FakeService
+) -> None:
+    service.closed.clear()
+    with post(url, "/v1/completions", {"model": "flood", "prompt": "ab", "stream": True}):
+        assert service.closed.wait(timeout=60)
