@@ -13,6 +13,11 @@ from cluster.errors import Reason, RequestError
 ERROR_DETAIL_KEY: Final = "trunkline-error-bin"
 RETRY_AFTER_KEY: Final = "retry-after"
 
+# gRPC turns an error with more than 8 KiB of trailing metadata into RESOURCE_EXHAUSTED. A byte of
+# the message takes up to three there, as its status, and a byte of the detail four thirds.
+_MAX_MESSAGE_BYTES = 1000
+_MAX_DETAIL_BYTES = 500
+
 STATUS_CODES: Final[Mapping[Reason, grpc.StatusCode]] = MappingProxyType(
     {
         Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -35,20 +40,28 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: RequestError
     ]
     if error.retry_after_s is not None:
         metadata.append((RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"))
-    await context.abort(STATUS_CODES[error.reason], error.message, tuple(metadata))
+    message = _fit(error.message, _MAX_MESSAGE_BYTES)
+    await context.abort(STATUS_CODES[error.reason], message, tuple(metadata))
 
 
 def error_detail(error: RequestError) -> pb.ErrorDetail:
     """The error for programs."""
     detail = pb.ErrorDetail(
         reason=error.reason,
-        message=error.message,
-        field=error.field,
-        value=error.value,
-        accepted=error.accepted,
+        message=_fit(error.message, _MAX_MESSAGE_BYTES),
+        field=_fit(error.field, _MAX_DETAIL_BYTES),
+        value=_fit(error.value, _MAX_DETAIL_BYTES),
+        accepted=_fit(error.accepted, _MAX_DETAIL_BYTES),
     )
     if error.retry_after_s is not None:
         retry_after = Duration()
         retry_after.FromNanoseconds(int(error.retry_after_s * 1e9))
         detail.retry_after.CopyFrom(retry_after)
     return detail
+
+
+def _fit(text: str, max_bytes: int) -> str:
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
