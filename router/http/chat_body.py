@@ -6,7 +6,7 @@ from pydantic import Field
 from trunkline.v1 import inference_pb2 as pb
 
 from cluster.errors import invalid
-from router.http.fields import Accepts, Body, Ignored, NotSupported, Uint32
+from router.http.fields import Accepts, Body, Ignored, Many, NotSupported, Uint32
 from router.http.generation_body import GenerationBody
 
 
@@ -24,7 +24,7 @@ class TextFormat(Body):
 
 
 Content = Annotated[
-    str | list[TextPart] | None, Accepts("a string or a list of parts of type text")
+    str | Many[TextPart] | None, Accepts("a string or a list of parts of type text")
 ]
 
 Modalities = Annotated[list[Literal["text"]] | None, Accepts('["text"]')]
@@ -58,7 +58,7 @@ class Message(Body):
 class ChatBody(GenerationBody):
     """OpenAI's parameters of a chat completion."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Many[Message], Field(min_length=1)]
     max_completion_tokens: Uint32 | None = None
     logprobs: bool | None = None
     top_logprobs: Uint32 | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.errors import invalid
-from router.http.fields import Accepts, TokenId, Uint32
+from router.http.fields import Accepts, Many, TokenId, Uint32
 from router.http.generation_body import GenerationBody
 
 MAX_PROMPTS = 128
@@ -14,7 +14,7 @@ _DEFAULT_MAX_TOKENS = 16
 """As in OpenAI's API; chats have none."""
 
 Prompt = Annotated[
-    str | list[str] | list[TokenId] | list[list[TokenId]],
+    str | Many[str] | Many[TokenId] | Many[Many[TokenId]],
     Field(union_mode="left_to_right"),
     Accepts("a string, a list of strings, a list of token ids or a list of lists of token ids"),
 ]

@@ -1,7 +1,7 @@
 """The kinds of field that request bodies are made of."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -33,6 +33,11 @@ class Accepts:
 Uint32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 TokenId = Uint32
+
+Item = TypeVar("Item")
+
+Many = Annotated[list[Item], Field(fail_fast=True)]
+"""A list that is refused at its first bad item: a body has room for millions of them."""
 
 _Empty = Annotated[list[Any], Field(max_length=0)]
 

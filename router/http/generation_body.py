@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from router.http.fields import Accepts, Body, Ignored, TokenId, Uint32
+from router.http.fields import Accepts, Body, Ignored, Many, TokenId, Uint32
 
-StopField = Annotated[str | list[str] | None, Accepts("a string, a list of strings or null")]
+StopField = Annotated[str | Many[str] | None, Accepts("a string, a list of strings or null")]
 
 
 class StreamOptions(Body):
@@ -40,9 +40,9 @@ class GenerationBody(Body):
     min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: Uint32 | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Many[TokenId] | None = None
     ignore_eos: bool | None = None
-    allowed_token_ids: list[TokenId] | None = None
+    allowed_token_ids: Many[TokenId] | None = None
     prompt_logprobs: Uint32 | None = None
     """Log-probabilities of the prompt's tokens and of this many likeliest ones."""
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None

@@ -7,9 +7,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from cluster.errors import RequestError
 from router.http.chat_body import ChatBody
 from router.http.completion_body import CompletionBody
+from router.http.parsing import parse
 from tests.router.http.conftest import MAX_BODY_BYTES
 from tests.router.http.strategies import bodies, messages
 
@@ -172,3 +175,23 @@ def test_no_body_makes_the_server_fail(
 def test_no_bytes_make_the_server_fail(http: httpx.Client, content: bytes) -> None:
     for path in ("chat/completions", "completions"):
         assert http.post(f"/v1/{path}", content=content).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "param"),
+    [
+        (ChatBody, {**CHAT, "messages": [1] * 500_000}, "messages[0]"),
+        (CompletionBody, {**TEXT, "prompt": [[1.5] * 500_000]}, "prompt"),
+        (CompletionBody, {**TEXT, "stop_token_ids": ["x"] * 500_000}, "stop_token_ids[0]"),
+    ],
+)
+def test_the_first_of_a_million_faults_is_enough(
+    kind: type[ChatBody] | type[CompletionBody], fields: dict[str, Any], param: str
+) -> None:
+    """A list of all of them would take a gigabyte, and the event loop for seconds."""
+    with pytest.raises(RequestError) as caught:
+        parse(kind, json.dumps(fields).encode())
+    assert caught.value.field == param
+    fault = caught.value.__cause__
+    assert isinstance(fault, ValidationError)
+    assert fault.error_count() == 1
