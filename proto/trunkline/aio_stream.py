@@ -39,6 +39,7 @@ class AsyncStream(Received, AsyncIterator[Delta]):
         self._call = call
         self._restart = restart
         self._attempts = attempts
+        self._closed = False
 
     @classmethod
     def open(cls, start: _Start, attempts: Attempts, request_id: str) -> Self:
@@ -63,6 +64,7 @@ class AsyncStream(Received, AsyncIterator[Delta]):
 
     async def close(self) -> None:
         """Cancels the request if it is still running."""
+        self._closed = True
         self._call.cancel()
 
     async def __anext__(self) -> Delta:
@@ -87,7 +89,9 @@ class AsyncStream(Received, AsyncIterator[Delta]):
                 if _task_is_cancelled():
                     raise
                 # Nobody cancelled this task: gRPC says in this way that the call was closed.
-                raise RequestCancelledError("the stream is closed", reason="CANCELLED") from None
+                raise _closed() from None
+            if self._closed:
+                raise _closed()
             self._call = self._restart(timeout=self._attempts.time_left_s)
 
     async def __aenter__(self) -> Self:
@@ -103,6 +107,10 @@ class AsyncStream(Received, AsyncIterator[Delta]):
 
     def __del__(self) -> None:
         self._call.cancel()
+
+
+def _closed() -> RequestCancelledError:
+    return RequestCancelledError("the stream is closed", reason="CANCELLED")
 
 
 def _task_is_cancelled() -> bool:

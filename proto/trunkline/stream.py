@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 import grpc
 
-from trunkline.errors import error_of
+from trunkline.errors import RequestCancelledError, error_of
 from trunkline.received import Received, Response
 from trunkline.retry import Attempts
 from trunkline.types import Delta
@@ -39,6 +39,7 @@ class Stream(Received, Iterator[Delta]):
         self._call = call
         self._restart = restart
         self._attempts = attempts
+        self._closed = False
 
     @classmethod
     def open(cls, start: _Start, attempts: Attempts, request_id: str) -> Self:
@@ -63,6 +64,7 @@ class Stream(Received, Iterator[Delta]):
 
     def close(self) -> None:
         """Cancels the request if it is still running."""
+        self._closed = True
         self._call.cancel()
 
     def __next__(self) -> Delta:
@@ -80,6 +82,8 @@ class Stream(Received, Iterator[Delta]):
                 if self._started:
                     raise error from status
                 time.sleep(self._attempts.pause_s(error))
+            if self._closed:
+                raise RequestCancelledError("the stream is closed", reason="CANCELLED")
             self._call = self._restart(timeout=self._attempts.time_left_s)
 
     def __enter__(self) -> Self:

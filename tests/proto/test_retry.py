@@ -1,7 +1,10 @@
 """Requests that never started are sent again, others never."""
 
+import asyncio
 import socket
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -10,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline import (
     AsyncClient,
+    AsyncStream,
     Client,
     InternalError,
     OverloadedError,
+    RequestCancelledError,
     RetryPolicy,
+    Stream,
     TrunklineError,
     UnavailableError,
 )
@@ -31,6 +37,18 @@ REFUSED = Failure(
 QUOTA_GONE = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED)
 BROKEN = Failure(grpc.StatusCode.INTERNAL)
 LOST = Failure(grpc.StatusCode.UNAVAILABLE, after_words=1)
+
+
+@dataclass(frozen=True)
+class Interrupted(RetryPolicy):
+    """Does something else in each pause."""
+
+    interrupt: Callable[[], object] = tuple
+
+    def pause_s(self, error: TrunklineError, failed_attempts: int, jitter: float) -> float:
+        self.interrupt()
+        return 0.0
+
 
 pauses = st.floats(0, 1000)
 jitters = st.floats(0, 1, exclude_max=True)
@@ -97,6 +115,33 @@ async def test_never_after_a_message_in_asyncio(service: FakeInference, address:
     async with AsyncClient(address, retry=FAST) as client:
         with pytest.raises(UnavailableError):
             await client.generate("Once").text()
+    assert len(service.headers) == 1
+
+
+def test_a_stream_closed_in_a_pause_is_not_begun_again(
+    service: FakeInference, address: str
+) -> None:
+    service.failures = [UNAVAILABLE]
+    streams: list[Stream] = []
+    policy = Interrupted(interrupt=lambda: streams[0].close())
+    with Client(address, retry=policy) as client:
+        streams.append(client.generate("Once"))
+        with pytest.raises(RequestCancelledError):
+            streams[0].text()
+    assert len(service.headers) == 1
+
+
+async def test_a_stream_closed_in_a_pause_is_not_begun_again_in_asyncio(
+    service: FakeInference, address: str
+) -> None:
+    service.failures = [UNAVAILABLE]
+    streams: list[AsyncStream] = []
+    closings: list[asyncio.Task[None]] = []
+    policy = Interrupted(interrupt=lambda: closings.append(asyncio.create_task(streams[0].close())))
+    async with AsyncClient(address, retry=policy) as client:
+        streams.append(client.generate("Once"))
+        with pytest.raises(RequestCancelledError):
+            await streams[0].text()
     assert len(service.headers) == 1
 
 
