@@ -31,7 +31,7 @@ class Refusing(InferenceServicer):
 @pytest.mark.parametrize("text", ["short", "line\r\nheader: x", "x" * 20_000, "🙂" * 20_000])
 async def test_an_error_keeps_its_status_whatever_its_text(text: str) -> None:
     server = grpc.aio.server()
-    add_InferenceServicer_to_server(Refusing(text), server)
+    add_InferenceServicer_to_server(Refusing(text), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
