@@ -1,6 +1,7 @@
 """Whether one more request fits beside those that run, looking ahead to their longest moment."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,34 +13,73 @@ _HEADROOM = 0.02
 """Share of the cache kept free for predictions that were too low."""
 
 
-class Admission:
-    """Admits while the predicted peak of block use stays within the cache, so that preemption is
-    rare. The peak is taken over the moments at which sequences end (the "future" of past-future
+class Future(NamedTuple):
+    """What a sequence will do to the cache, blocks that it shares with others left out."""
+
+    now: int
+    """Blocks when its prompt is computed."""
+    peak: int
+    """Blocks at its longest."""
+    remaining: int
+    """Steps until then."""
+
+
+class Forecast:
+    """The use of blocks to come while sequences grow and end (the "future" of past-future
     scheduling, Gong et al. 2025)."""
+
+    def __init__(self, futures: list[Future], num_shared: int, capacity: float) -> None:
+        """`num_shared` blocks are held by several sequences and count once, and to the end."""
+        self._futures = futures
+        self._num_shared = num_shared
+        self._capacity = capacity
+
+    def fits(self, newcomers: list[Future]) -> bool:
+        """Whether the cache suffices at every moment, if these are started now."""
+        now, peak, remaining = np.array(self._futures + newcomers, dtype=np.float64).T
+        # At the moment that a sequence ends, those that end no earlier have grown in proportion.
+        order = np.argsort(-remaining)
+        base, slope, ends = now[order], ((peak - now) / remaining)[order], remaining[order]
+        use = base.cumsum() + slope.cumsum() * ends
+        return bool(self._num_shared + use.max() <= self._capacity)
+
+    def add(self, newcomers: list[Future]) -> None:
+        """These were started."""
+        self._futures += newcomers
+
+
+class Admission:
+    """Predicts the use of the cache, so that requests are admitted while its peak stays within
+    and preemption is rare."""
 
     def __init__(self, blocks: KVBlocks, lengths: OutputLength, step_tokens: int) -> None:
         self._blocks = blocks
         self._lengths = lengths
         self._step_tokens = step_tokens
 
-    def fits(self, newcomer: Sequence, running: Iterable[Sequence]) -> bool:
-        """Whether the newcomer, and the samples that will be forked from it, can be started now."""
-        futures = [self._future(sequence) for sequence in running]
-        group = newcomer.group
-        samples = 1 if group.is_forked else group.request.params.n
-        futures.extend([self._future(newcomer)] * samples)
-        now, peak, remaining = (np.array(column) for column in zip(*futures, strict=True))
-        # At the moment that a sequence ends, those that end no earlier have grown in proportion.
-        ends = np.unique(remaining)[:, None]
-        use = np.where(remaining >= ends, now + (peak - now) / remaining * ends, 0.0).sum(axis=1)
-        return bool(use.max() <= self._blocks.pool.num_blocks * (1.0 - _HEADROOM))
+    def forecast(self, running: Iterable[Sequence]) -> Forecast:
+        """What the running sequences will use, with the samples still to be forked from them."""
+        futures: list[Future] = []
+        num_alone = 0
+        for sequence in running:
+            shared = self._blocks.num_shared(sequence)
+            num_alone += len(sequence.block_table) - sequence.num_window_freed - shared
+            futures += self._futures(sequence, shared)
+        pool = self._blocks.pool
+        num_shared = max(0, pool.num_blocks - pool.num_available - num_alone)
+        return Forecast(futures, num_shared, pool.num_blocks * (1.0 - _HEADROOM))
 
-    def _future(self, sequence: Sequence) -> tuple[int, int, int]:
-        """(blocks when its prompt is computed, blocks at its longest, steps until then)."""
-        remaining = self._lengths.remaining(sequence)
-        length = len(sequence.token_ids)
-        return (
-            self._blocks.peak_blocks(length, self._step_tokens),
-            self._blocks.peak_blocks(length + remaining, self._step_tokens),
-            remaining,
-        )
+    def futures(self, sequence: Sequence) -> list[Future]:
+        """Of the sequence and the samples that will be forked from it."""
+        return self._futures(sequence, self._blocks.num_shared(sequence))
+
+    def _futures(self, sequence: Sequence, shared: int) -> list[Future]:
+        length, remaining = len(sequence.token_ids), self._lengths.remaining(sequence)
+        now = self._blocks.peak_blocks(length, self._step_tokens)
+        peak = self._blocks.peak_blocks(length + remaining, self._step_tokens)
+        own = Future(max(0, now - shared), max(0, peak - shared), remaining)
+        if sequence.group.is_forked:
+            return [own]
+        shared = self._blocks.num_shareable(length)
+        forked = Future(max(0, now - shared), max(0, peak - shared), remaining)
+        return [own, *[forked] * (sequence.group.request.params.n - 1)]

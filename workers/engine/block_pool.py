@@ -95,10 +95,6 @@ class BlockPool:
             found.append(block.number)
         return found
 
-    def num_idle_among(self, numbers: Iterable[int]) -> int:
-        """How many of the blocks are held by nobody."""
-        return sum(self._blocks[number].holders == 0 for number in numbers)
-
     def register(self, number: int, block_hash: bytes, parent: int | None) -> int:
         """Make a full, held block findable by its hash; returns the block to hold from now on.
 

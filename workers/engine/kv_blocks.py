@@ -1,5 +1,7 @@
 """Block tables of sequences: which blocks a sequence holds, and what it shares with others."""
 
+from bisect import bisect_left
+
 from cluster.prefix.block_hash import block_hash, block_hashes
 from workers.engine.block_pool import BlockPool
 from workers.engine.sequence import Sequence
@@ -34,6 +36,21 @@ class KVBlocks:
         if self._window is not None:
             num_tokens = min(num_tokens, self._window + step_tokens + self.block_size)
         return self.blocks_for(num_tokens)
+
+    def num_shareable(self, num_tokens: int) -> int:
+        """Blocks that sequences with the same `num_tokens` first tokens share to their end.
+
+        None with a sliding window, which gives them back.
+        """
+        return 0 if self._window is not None else num_tokens // self.block_size
+
+    def num_shared(self, sequence: Sequence) -> int:
+        """Those blocks of the sequence that others hold too, all at its table's start."""
+        table, num_full = sequence.block_table, self.num_shareable(sequence.num_computed)
+        if not num_full or self.pool.num_holders(table[0]) == 1:
+            return 0
+        # Whoever holds a block holds all before it.
+        return bisect_left(table, x=True, hi=num_full, key=lambda n: self.pool.num_holders(n) == 1)
 
     def adopt_prefix(self, sequence: Sequence) -> int:
         """Hold the cached blocks of the sequence's longest known prefix; returns their tokens.

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Iterator
 from itertools import chain
 
-from workers.engine.admission import Admission
+from workers.engine.admission import Admission, Forecast
 from workers.engine.batch import Batch, Chunk
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.output_length import OutputLength
@@ -35,6 +35,7 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._admission = Admission(blocks, self.output_length, max_num_batched_tokens)
         self._waiting: list[tuple[_Rank, Sequence]] = []
+        self._waiting_tokens = 0
         self._blocked: Sequence | None = None
         """The first to wait, if it had no place and nobody has left since."""
 
@@ -46,8 +47,8 @@ class Scheduler:
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens not yet computed, of running and waiting sequences."""
-        sequences = chain(self.running, self.waiting())
-        return sum(s.num_uncomputed for s in sequences if s.num_uncomputed > 1)
+        uncomputed = (sequence.num_uncomputed for sequence in self.running)
+        return self._waiting_tokens + sum(tokens for tokens in uncomputed if tokens > 1)
 
     def waiting(self) -> Iterator[Sequence]:
         """The sequences that wait, in no particular order."""
@@ -76,6 +77,7 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+            self._waiting_tokens -= len(sequence.token_ids)
             heapq.heapify(self._waiting)
 
     def schedule(self) -> Batch:
@@ -91,41 +93,50 @@ class Scheduler:
             num_tokens = min(sequence.num_uncomputed, budget - batch.num_tokens)
             if num_tokens and self._make_room(sequence, num_tokens, batch):
                 self._take(sequence, num_tokens, batch)
-        while batch.num_tokens < budget and self._start_next(budget - batch.num_tokens, batch):
-            pass
+        self._start_waiting(batch)
         return batch
 
-    def _start_next(self, budget: int, batch: Batch) -> bool:
+    def _start_waiting(self, batch: Batch) -> None:
+        """Let those that wait run, in order, until one may not."""
+        if not self._waiting or (self.running and self._waiting[0][1] is self._blocked):
+            return
+        forecast: Forecast | None = None
+        while self._waiting and batch.num_tokens < self._max_num_batched_tokens:
+            forecast = forecast or self._admission.forecast(self.running)
+            sequence = self._waiting[0][1]
+            if not self._start(sequence, forecast, batch):
+                self._blocked = sequence
+                return
+
+    def _start(self, sequence: Sequence, forecast: Forecast, batch: Batch) -> bool:
         """Let the first of those that wait run, if it may."""
-        if not self._waiting:
+        if not self._has_place(sequence):
             return False
-        sequence = self._waiting[0][1]
         group = sequence.group
-        if self.running and not self._has_place(sequence):
-            return False
         if group.request.params.prompt_top_logprobs is None or sequence.num_output:
             self.blocks.adopt_prefix(sequence)
-        num_tokens = min(sequence.num_uncomputed, budget)
-        if self._is_short(sequence, num_tokens):
+        futures = self._admission.futures(sequence)
+        num_tokens = min(sequence.num_uncomputed, self._max_num_batched_tokens - batch.num_tokens)
+        fits = not self.running or forecast.fits(futures)
+        if fits and self._is_short(sequence, num_tokens):
             self.blocks.release_behind_window(sequence)
-            if self._is_short(sequence, num_tokens):
-                self.blocks.release(sequence)
-                return False
+        if not fits or self._is_short(sequence, num_tokens):
+            self.blocks.release(sequence)
+            return False
+        forecast.add(futures)
         if not sequence.num_output:
             group.cached_prompt_tokens = sequence.num_computed
         heapq.heappop(self._waiting)
+        self._waiting_tokens -= len(sequence.token_ids)
         self.running.append(sequence)
         self._take(sequence, num_tokens, batch)
         return True
 
     def _has_place(self, sequence: Sequence) -> bool:
-        if sequence is self._blocked:
-            return False
-        places = sum(_places(other.group) for other in self.running) + _places(sequence.group)
-        if places <= self._max_num_seqs and self._admission.fits(sequence, self.running):
+        if not self.running:
             return True
-        self._blocked = sequence
-        return False
+        places = sum(_places(other.group) for other in self.running) + _places(sequence.group)
+        return places <= self._max_num_seqs
 
     def _is_short(self, sequence: Sequence, num_tokens: int) -> bool:
         return self.blocks.blocks_needed(sequence, num_tokens) > self.blocks.pool.num_available
@@ -157,6 +168,7 @@ class Scheduler:
 
     def _wait(self, sequence: Sequence) -> None:
         heapq.heappush(self._waiting, (_rank(sequence), sequence))
+        self._waiting_tokens += len(sequence.token_ids)
 
 
 def _rank(sequence: Sequence) -> _Rank:

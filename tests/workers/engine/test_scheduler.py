@@ -103,6 +103,9 @@ class Simulation:
 
     def check_books(self) -> None:
         live = {id(s): s for s in [*self.scheduler.running, *self.scheduler.waiting()]}
+        assert self.scheduler.queued_tokens == sum(
+            s.num_uncomputed for s in live.values() if s.num_uncomputed > 1 or not s.block_table
+        )
         self.scheduler.blocks.pool.check_integrity(
             [[n for n in s.block_table if n] for s in live.values()]
         )
@@ -168,6 +171,28 @@ def test_known_lengths_are_admitted_without_preemption() -> None:
     scheduler = make_scheduler(40, budget=64)
     simulation = Simulation(scheduler, 64, 6)
     simulation.run([Wish("ab" * 10, 24, i) for i in range(12)])
+    assert scheduler.num_preemptions == 0
+
+
+def test_a_prefix_that_is_shared_counts_once() -> None:
+    """Admission does not take shared blocks for as many as have them in their tables."""
+    scheduler = make_scheduler(100, budget=256, seqs=64)
+    simulation = Simulation(scheduler, 256, 64)
+    simulation.run([Wish("ab" * 100, 4, 0)])
+    for number in range(1, 13):
+        scheduler.add(make_group(Wish("ab" * 100 + "cdef"[number % 4], 8, 0), number))
+    simulation.step()
+    assert len(scheduler.running) == 12
+    while scheduler.running:
+        simulation.step()
+    assert scheduler.num_preemptions == 0
+
+
+def test_samples_to_be_forked_are_foreseen() -> None:
+    """While a prompt is read that many samples will come of, their blocks are spoken for."""
+    scheduler = make_scheduler(60, budget=16)
+    simulation = Simulation(scheduler, 16, 6)
+    simulation.run([Wish("ab" * 30, 24, 0, n=5), *(Wish("b" * 8, 40, 1) for _ in range(4))])
     assert scheduler.num_preemptions == 0
 
 
