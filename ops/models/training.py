@@ -19,9 +19,9 @@ from ops.models.shape import Shape
 SEED = 0
 STEP_TOKENS = 4096
 WARMUP_STEPS = 100
-STABLE_FRACTION = 0.7
+STABLE_FRACTION = 0.75
 PEAK_LEARNING_RATE = 4e-3
-LENGTHS = ((0.7, 512), (0.94, 1024), (1.0, 2048))
+LENGTHS = ((0.75, 512), (0.97, 1024), (1.0, 2048))
 """Up to which fraction of the run sequences have which length: attention to far tokens is dear."""
 
 
