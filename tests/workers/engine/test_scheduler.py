@@ -192,7 +192,7 @@ def test_samples_to_be_forked_are_foreseen() -> None:
     """While a prompt is read that many samples will come of, their blocks are spoken for."""
     scheduler = make_scheduler(60, budget=40, seqs=12)
     simulation = Simulation(scheduler, 40, 12)
-    simulation.run([Wish("ab" * 30, 24, 0, n=5), *(Wish("b" * 8, 40, 1) for _ in range(4))])
+    simulation.run([Wish("ab" * 30, 24, 0, n=5), *(Wish(c * 6, 40, 1) for c in "cdef")])
     assert scheduler.num_preemptions == 0
 
 
