@@ -49,6 +49,9 @@ class Metrics:
             "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
         )
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
+        self.registry_age = self._gauge(
+            "registry_age_seconds", "Since the registry was read; grows while Redis is away."
+        )
         self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
 
     def render(self) -> bytes:

@@ -46,6 +46,7 @@ class Router:
             service, self.metrics, max_body_bytes=max_message_bytes, stall_s=stall_s
         )
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
+        self.metrics.registry_age.set_function(lambda: self._fleet.age_s)
 
     async def start(self) -> dict[str, str]:
         """Listen; returns where, by protocol.

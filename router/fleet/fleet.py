@@ -1,6 +1,7 @@
 """All models and replicas, as the registry tells of them."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -39,16 +40,23 @@ class Fleet:
         self._models: dict[str, ServedModel] = {}
         self._learning = asyncio.Lock()
         self._problems: dict[str, str] = {}
+        self._followed_at = time.monotonic()
 
     @property
     def models(self) -> list[ServedModel]:
         """All models known, by name."""
         return [self._models[name] for name in sorted(self._models)]
 
+    @property
+    def age_s(self) -> float:
+        """How old the knowledge of the registry is."""
+        return time.monotonic() - self._followed_at
+
     async def run(self) -> None:
         """Follow the registry until cancelled."""
         async for records in self._registry.watch():
             await self._follow(records)
+            self._followed_at = time.monotonic()
 
     async def find(self, name: str) -> ServedModel:
         """The model of this name, or the only one if `name` is empty.

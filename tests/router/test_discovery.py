@@ -13,7 +13,7 @@ from cluster.registry import Registry
 from tests.redis_server import RedisServer
 from tests.router.conftest import ReplicaMaker
 from tests.router.fake_replica import FakeReplica, Script
-from tests.router.harness import Client, running_router, tokens_of
+from tests.router.harness import Client, eventually, running_router, tokens_of
 
 
 @pytest.fixture
@@ -23,6 +23,16 @@ def own_redis() -> Iterator[RedisServer]:
     server.start()
     yield server
     server.remove()
+
+
+async def older_than(client: Client, seconds: float) -> bool:
+    """Whether the router says that its knowledge of the registry is so old."""
+    return (client.metric("trunkline:registry_age_seconds") or 0.0) > seconds
+
+
+async def fresher_than(client: Client, seconds: float) -> bool:
+    """The contrary."""
+    return not await older_than(client, seconds)
 
 
 async def test_replicas_are_found_as_they_come(client: Client, make_replica: ReplicaMaker) -> None:
@@ -110,11 +120,13 @@ async def test_requests_are_served_while_redis_is_away(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.stub.Tokenize(pb.TokenizeRequest(model="other", text="x"))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await eventually(lambda: older_than(client, 1.0))
         own_redis.start()
         await client.until_ready(0)
         call = asyncio.create_task(client.generate())
         await replica.register()
         assert tokens_of(await call) == [10, 11, 12, 13]
+        await eventually(lambda: fresher_than(client, 1.0))
     await replica.kill()
     await redis.aclose()
 
