@@ -1,6 +1,5 @@
 """What the router does for clients, whatever protocol they speak."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -17,7 +16,7 @@ from router.gate import Gate
 from router.generation import Generation
 from router.job import Job, make_job
 from router.metrics import Metrics
-from router.prompt import Prompt, of_chat, of_generate, of_tokenize
+from router.prompt import Prompt, decode, of_chat, of_generate, of_tokenize
 from router.request_log import RequestLog
 from router.validation.checks import check_token_ids
 from router.validation.options import check_options, check_request_id, timeout_s
@@ -72,7 +71,7 @@ class InferenceService:
             model = await self._fleet.find(request.model)
             request_log.model = model.name
             check_token_ids("token_ids", request.token_ids, model.card.vocab_size)
-            text = await asyncio.to_thread(model.codec.decode, request.token_ids)
+            text = await decode(request.token_ids, model)
             return pb.DetokenizeResponse(model=model.name, text=text)
 
     def list_models(self) -> pb.ListModelsResponse:

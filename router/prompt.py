@@ -1,9 +1,10 @@
-"""The prompt of a request as tokens, from whatever it came as."""
+"""The prompt of a request as tokens, from whatever it came as; and tokens as text."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from trunkline.v1 import inference_pb2 as pb
 
@@ -11,6 +12,8 @@ from cluster.errors import invalid
 from router.fleet.served_model import ServedModel
 from router.text.codec import LONG_CHARS
 from router.validation.prompt import check_messages
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ async def of_generate(request: pb.GenerateRequest, model: ServedModel) -> Prompt
     match request.WhichOneof("input"):
         case "prompt":
             text = request.prompt
-            return Prompt("prompt", await _tokens(len(text), partial(model.codec.encode, text)))
+            return Prompt("prompt", await _run(len(text), partial(model.codec.encode, text)))
         case "token_ids":
             return Prompt("token_ids.ids", list(request.token_ids.ids))
         case _:
@@ -46,7 +49,7 @@ async def of_tokenize(request: pb.TokenizeRequest, model: ServedModel) -> Prompt
             encode = partial(
                 model.codec.encode, text, add_special_tokens=not request.no_special_tokens
             )
-            return Prompt("text", await _tokens(len(text), encode))
+            return Prompt("text", await _run(len(text), encode))
         case "messages":
             return await of_messages("messages.messages", request.messages.messages, model)
         case _:
@@ -58,11 +61,17 @@ async def of_messages(field: str, messages: Sequence[pb.ChatMessage], model: Ser
     check_messages(field, [message.role for message in messages])
     plain = [_plain(message) for message in messages]
     size_bytes = sum(message.ByteSize() for message in messages)
-    return Prompt(field, await _tokens(size_bytes, partial(model.codec.encode_chat, plain)))
+    return Prompt(field, await _run(size_bytes, partial(model.codec.encode_chat, plain)))
 
 
-async def _tokens(size: int, encode: Callable[[], list[int]]) -> list[int]:
-    return encode() if size <= LONG_CHARS else await asyncio.to_thread(encode)
+async def decode(token_ids: Sequence[int], model: ServedModel) -> str:
+    """The text of tokens."""
+    return await _run(len(token_ids), partial(model.codec.decode, token_ids))
+
+
+async def _run(size: int, work: Callable[[], Result]) -> Result:
+    """The result of `work`, off the event loop if it takes long."""
+    return work() if size <= LONG_CHARS else await asyncio.to_thread(work)
 
 
 def _plain(message: pb.ChatMessage) -> dict[str, str]:
