@@ -83,6 +83,7 @@ class Engine:
             max_model_len=self.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             step_tokens=settings.max_num_batched_tokens,
+            eos_token_ids=config.eos_token_ids,
         )
         self._card = model_card(model_dir, config, settings.block_size, self.max_model_len)
         self._groups: dict[str, RequestGroup] = {}
@@ -117,7 +118,7 @@ class Engine:
         self._num_arrived += 1
         self._groups[request.request_id] = group
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.request_id))
+            self._note_deadline(request.deadline, request.request_id)
         self._scheduler.add(group)
 
     def cancel(self, request_id: str) -> None:
@@ -179,6 +180,13 @@ class Engine:
         usable = settings.max_num_seqs * -(-self.max_model_len // settings.block_size)
         return int(1 + min(budget // block_bytes, usable))
 
+    def _note_deadline(self, deadline: float, request_id: str) -> None:
+        """Remember a deadline, and forget those of requests that ended long before theirs."""
+        heapq.heappush(self._deadlines, (deadline, request_id))
+        if len(self._deadlines) > 2 * len(self._groups) + _DEADLINES_KEPT:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._groups]
+            heapq.heapify(self._deadlines)
+
     def _expire(self) -> list[SampleOutput]:
         """End the requests whose deadline has passed."""
         outputs: list[SampleOutput] = []
@@ -202,6 +210,7 @@ class Engine:
         self.stats.preemptions = self._scheduler.num_preemptions
 
 
+_DEADLINES_KEPT = 1024
 _ATTENTION = {"auto": "sdpa"}
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 

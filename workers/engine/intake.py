@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from cluster.errors import invalid
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.request import Request
+from workers.engine.sampling_params import SamplingParams
 
 
 class Intake:
@@ -18,12 +19,14 @@ class Intake:
         max_model_len: int,
         max_num_seqs: int,
         step_tokens: int,
+        eos_token_ids: tuple[int, ...],
     ) -> None:
         self._blocks = blocks
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
         self._step_tokens = step_tokens
+        self._eos_token_ids = eos_token_ids
 
     def max_output(self, request: Request) -> int:
         """The tokens that each sample may have. Raises RequestError (INVALID_ARGUMENT)."""
@@ -33,6 +36,7 @@ class Intake:
         self._check_tokens("allowed_token_ids", params.allowed_token_ids)
         self._check_tokens("banned_token_ids", params.banned_token_ids)
         self._check_tokens("stop_token_ids", params.stop_token_ids)
+        self._check_choice(params)
         if params.n > self._max_num_seqs:
             raise invalid("n", params.n, f"at most {self._max_num_seqs} samples at a time")
         return self._output_room(request)
@@ -53,6 +57,16 @@ class Intake:
             accepted = f"at most {total * self._blocks.block_size}, the size of the KV cache"
             raise invalid("prompt and max_tokens", num_prompt + max_output, accepted)
         return max_output
+
+    def _check_choice(self, params: SamplingParams) -> None:
+        """At every moment there must be a token to draw."""
+        banned = set(params.banned_token_ids)
+        if params.min_tokens:
+            banned.update(params.stop_token_ids, () if params.ignore_eos else self._eos_token_ids)
+        allowed = set(params.allowed_token_ids) or range(self._vocab_size)
+        if len(banned) >= len(allowed) and banned.issuperset(allowed):
+            accepted = "a token that is allowed, not banned, and ends nothing before min_tokens"
+            raise invalid("banned_token_ids", f"{len(banned)} tokens", accepted)
 
     def _check_tokens(self, name: str, token_ids: Iterable[int]) -> None:
         bad = next((t for t in token_ids if not 0 <= t < self._vocab_size), None)

@@ -16,6 +16,7 @@ _DENSE_CHUNK = 2**18
 """Logits that one pass of noise is made for: few enough to stay in a core's cache."""
 _SORTED_WIDTH = 1024
 """Likeliest tokens that are sorted first; nearly always they hold the whole nucleus."""
+_NOT_FINITE = "no token can be sampled: the logits are not finite"
 _LEAST_TEMPERATURE = 1e-30
 """Lower ones are the same to float32, down to zero, by which nothing can be divided."""
 
@@ -37,29 +38,38 @@ class Sampler:
     def sample(self, logits: torch.Tensor, targets: list[Target]) -> list[Draw]:
         """One token for each row of `logits`, float32 [R, V], which may be changed in place.
 
-        A row that cannot be sampled, because it has NaN or every token is banned, gets an error.
+        A row that cannot be sampled, because it has NaN, every token is banned, or its parameters
+        cannot be applied, gets an error.
         """
-        for row, (sequence, _) in enumerate(targets):
-            if needs_rules(sequence):
-                apply_rules(logits[row], sequence, self._eos_token_ids)
+        errors = self._apply_rules(logits, targets)
         highest, tokens = logits.max(dim=-1)
-        is_sane = highest.isfinite().tolist()
+        is_finite = highest.isfinite().tolist()
+        errors = {row: _NOT_FINITE for row, finite in enumerate(is_finite) if not finite} | errors
         chosen = tokens.tolist()
         drawn = [
             row
             for row, (sequence, _) in enumerate(targets)
-            if is_sane[row] and not sequence.group.request.params.is_greedy
+            if row not in errors and not sequence.group.request.params.is_greedy
         ]
         if drawn:
             ids = _draw(logits[drawn], [targets[row] for row in drawn])
             for row, token_id in zip(drawn, ids.tolist(), strict=True):
                 chosen[row] = token_id
         return [
-            Draw(token_id)
-            if sane
-            else Draw(0, "no token can be sampled: the logits are not finite")
-            for token_id, sane in zip(chosen, is_sane, strict=True)
+            Draw(0, errors[row]) if row in errors else Draw(token_id)
+            for row, token_id in enumerate(chosen)
         ]
+
+    def _apply_rules(self, logits: torch.Tensor, targets: list[Target]) -> dict[int, str]:
+        """Change the rows as their requests wish; what went wrong, by row."""
+        errors = {}
+        for row, (sequence, _) in enumerate(targets):
+            try:
+                if needs_rules(sequence):
+                    apply_rules(logits[row], sequence, self._eos_token_ids)
+            except Exception as error:  # whatever it is, it is this request's alone
+                errors[row] = f"the sampling parameters cannot be applied: {error!r}"
+        return errors
 
 
 def _draw(logits: torch.Tensor, targets: list[Target]) -> torch.Tensor:

@@ -137,6 +137,14 @@ def test_samples_that_end_before_they_are_forked_are_all_told_of(engine: Engine)
     assert is_empty(engine)
 
 
+def test_deadlines_of_requests_that_have_ended_are_forgotten(engine: Engine) -> None:
+    far = monotonic() + 3600
+    for number in range(3000):
+        engine.add(Request(str(number), PROMPT, GREEDY, deadline=far))
+        engine.cancel(str(number))
+    assert len(engine._deadlines) < 1100
+
+
 def test_rates_and_counters_tell_prefill_from_decode(engine: Engine) -> None:
     for name in "abc":
         engine.add(Request(name, PROMPT, GREEDY))
@@ -158,6 +166,15 @@ def test_rates_and_counters_tell_prefill_from_decode(engine: Engine) -> None:
         ({"params": SamplingParams(n=100)}, "n"),
         ({"params": SamplingParams(logit_bias={VOCAB_SIZE: 1.0})}, "logit_bias"),
         ({"params": SamplingParams(stop_token_ids=(-1,))}, "stop_token_ids"),
+        (
+            {"params": SamplingParams(allowed_token_ids=(3, 4), banned_token_ids=(4, 3, 5))},
+            "banned_token_ids",
+        ),
+        ({"params": SamplingParams(banned_token_ids=(*range(VOCAB_SIZE),))}, "banned_token_ids"),
+        (
+            {"params": SamplingParams(allowed_token_ids=(2, 7), stop_token_ids=(7,), min_tokens=1)},
+            "banned_token_ids",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_field(

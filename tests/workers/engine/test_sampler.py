@@ -210,6 +210,16 @@ def test_a_row_that_is_not_finite_fails_alone() -> None:
     assert (dirty[0], dirty[2]) == (clean[0], clean[2])
 
 
+def test_a_row_whose_parameters_cannot_be_applied_fails_alone() -> None:
+    """Here the model's end token lies outside its vocabulary, which matters to min_tokens."""
+    params = [SamplingParams(temperature=t, min_tokens=m) for t, m in ((0, 0), (1, 1), (1, 0))]
+    targets = [(make_sequence(p), 0) for p in params]
+    clean = Sampler((0,)).sample(random_logits(4, 3), targets)
+    dirty = Sampler((VOCAB,)).sample(random_logits(4, 3), targets)
+    assert "parameters" in dirty[1].error
+    assert (dirty[0], dirty[2]) == (clean[0], clean[2])
+
+
 def test_a_row_with_every_token_banned_fails() -> None:
     params = SamplingParams(allowed_token_ids=(3,), banned_token_ids=(3,))
     (one,) = Sampler((0,)).sample(random_logits(5), [(make_sequence(params), 0)])
