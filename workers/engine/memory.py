@@ -16,14 +16,21 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CUDA_SHARE)
-    return int(min(psutil.virtual_memory().available, _cgroup_free_bytes()) * _CPU_SHARE)
+    return int(min(psutil.virtual_memory().available, cgroup_free_bytes()) * _CPU_SHARE)
 
 
-def _cgroup_free_bytes() -> float:
-    """What a container's limit leaves; infinite without a limit."""
+def cgroup_free_bytes(folder: Path = _CGROUP) -> float:
+    """What a container's limit leaves; infinite without a limit.
+
+    Cached files, such as the weights just read, count as used there but make way.
+    """
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = (_CGROUP / "memory.current").read_text().strip()
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except OSError:
         return float("inf")
-    return float("inf") if limit == "max" else float(int(limit) - int(used))
+    if limit == "max":
+        return float("inf")
+    cached = int(stat["inactive_file"]) + int(stat["active_file"])
+    return max(0.0, float(int(limit) - used + cached))
