@@ -157,6 +157,8 @@ class EngineThread:
             refusals = [r for r in (_add(engine, request) for request in arrivals) if r]
             for request_id in cancels:
                 engine.cancel(request_id)
+            # Before the step too, or what was just handed over would count nowhere while it runs.
+            self._load = engine.load()
             outputs = self._step(engine) if engine.has_work else []
             self._load = engine.load()
             if outputs or refusals:
