@@ -13,8 +13,8 @@ _POLL_S = 0.1
 def rollout() -> None:
     """Have this machine's cluster replace its replicas, and wait until it has.
 
-    Raises CommandError if there is no cluster, or if it keeps its old replicas since new ones do
-    not start.
+    Raises CommandError if there is no cluster, or if new replicas do not start and the cluster goes
+    back to the settings before.
     """
     before = run = find_run_file()
     if before is None:
@@ -26,4 +26,4 @@ def rollout() -> None:
     if run is None:
         raise CommandError("the cluster has ended")
     if run.rollout_failure:
-        raise CommandError(f"the old replicas stay: {run.rollout_failure}")
+        raise CommandError(f"rolled back: {run.rollout_failure}")

@@ -86,20 +86,28 @@ class LocalCluster:
     async def roll_out(self, settings: Settings) -> None:
         """Replace all replicas by those of `settings`, of which router, Redis and Ray are not part.
 
-        Returns when the old ones have drained. Raises CommandError if the new ones do not start;
-        then the old ones stay.
+        Returns when the old ones have drained. Raises CommandError if the new ones do not start or
+        do not stay; then there are those of the settings before, again.
         """
-        from workers.replica.rollout import deploy, rollout_status
-
         changed = {name: getattr(settings, name) for name in _ROLLED_OUT}
         settings = self.settings.model_copy(update=changed)
+        try:
+            await self._replace_replicas(settings)
+        except CommandError:
+            # A deployment that has failed gets no new replicas, whichever of its old ones it loses.
+            await self._replace_replicas(self.settings)
+            raise
+        self.settings = settings
+
+    async def _replace_replicas(self, settings: Settings) -> None:
+        from workers.replica.rollout import deploy, rollout_status
+
         self._deploying = self._loop.run_in_executor(None, deploy, settings)
         await _told(asyncio.shield(self._deploying))
         while not (status := await asyncio.to_thread(rollout_status)).running:
             if status.failure:
                 raise CommandError(status.failure)
             await asyncio.sleep(_POLL_S)
-        self.settings = settings
 
     def note_rollout(self, failure: str) -> None:
         """Tell other commands that a rolling update has ended, and why it failed, if it did."""
