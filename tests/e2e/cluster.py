@@ -120,6 +120,15 @@ class Cluster:
             text = (await http.get(f"{self.http}/metrics")).text
         return int(_value(text, "trunkline:replicas_ready"))
 
+    async def has_ready(self, count: int) -> bool:
+        """Whether the router can send requests to so many replicas, no more and no fewer."""
+        return await self.num_ready() == count == len(await self.replicas())
+
+    async def has_replaced(self, pid: int) -> bool:
+        """Whether two replicas serve, neither of which is the one that had this process."""
+        pids = {record.pid for record in await self.replicas()}
+        return pid not in pids and await self.has_ready(2)
+
     def processes(self) -> list[psutil.Process]:
         """Every living process that it has started, directly or not, and itself."""
         return [p for p in psutil.process_iter() if self._is_ours(p)]

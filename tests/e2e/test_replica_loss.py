@@ -40,7 +40,7 @@ class LongRequest:
 
 async def test_a_killed_leader(cluster: Cluster) -> None:
     """Streams that have begun end as UNAVAILABLE, requests that wait are served elsewhere."""
-    await eventually(lambda: has_ready(cluster, 2), "both replicas serve")
+    await eventually(lambda: cluster.has_ready(2), "both replicas serve")
     # Whatever is tried again, the router does it.
     async with AsyncClient(cluster.grpc, retry=RetryPolicy(max_attempts=1)) as client:
         expected = await client.generate("def main", max_tokens=8, seed=4).text()
@@ -56,7 +56,7 @@ async def test_a_killed_leader(cluster: Cluster) -> None:
         lost = (await cluster.replicas())[0]
         os.kill(lost.pid, signal.SIGKILL)
         killed_at = time.monotonic()
-        await eventually(lambda: has_replaced(cluster, lost.pid), "the replica is replaced")
+        await eventually(lambda: cluster.has_replaced(lost.pid), "the replica is replaced")
         replaced_s = time.monotonic() - killed_at
 
         assert await asyncio.gather(*waiting) == [expected] * NUM_RUNNING
@@ -68,15 +68,5 @@ async def test_a_killed_leader(cluster: Cluster) -> None:
     assert replaced_s <= REPLACED_WITHIN_S, f"load average {os.getloadavg()[0]:.1f}"
 
 
-async def has_ready(cluster: Cluster, count: int) -> bool:
-    return await cluster.num_ready() == count
-
-
 async def has_waiting(cluster: Cluster, count: int) -> bool:
     return sum(await cluster.metrics("waiting_requests")) == count
-
-
-async def has_replaced(cluster: Cluster, pid: int) -> bool:
-    """Whether the router sends requests to two replicas, neither of which is the old one."""
-    pids = {record.pid for record in await cluster.replicas()}
-    return len(pids) == 2 and pid not in pids and await has_ready(cluster, 2)
