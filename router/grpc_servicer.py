@@ -1,6 +1,5 @@
 """`trunkline.v1.Inference` over gRPC: a thin adapter around InferenceService."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from cluster.errors import Reason, RequestError
 from router.call import Call
 from router.grpc_errors import abort
 from router.inference import InferenceService
+from router.patience import Patience
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -64,10 +64,9 @@ class GrpcInference(InferenceServicer):
 
     async def _stream(self, messages: AsyncGenerator[Any, None], context: Context) -> None:
         try:
-            async with aclosing(messages):
+            async with aclosing(messages), Patience(self._stall_s) as patience:
                 async for message in messages:
-                    async with asyncio.timeout(self._stall_s):
-                        await context.write(message)
+                    await patience.wait(context.write(message))
         except TimeoutError:
             why = f"the client has taken nothing for {self._stall_s:g}s"
             await abort(context, RequestError(Reason.CANCELLED, why))

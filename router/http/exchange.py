@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.errors import RequestError
 from router.http.errors import request_error_content
+from router.patience import Patience
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a stream."""
@@ -69,11 +70,11 @@ class EventStream(StreamingResponse):
         """Send all events, as an ASGI application."""
         try:
             await until_gone(receive, self._send_all(send))
-        except ClientDisconnect:
+        except (ClientDisconnect, TimeoutError):
             return  # nobody is left to be told
 
     async def _send_all(self, send: Send) -> None:
-        async with aclosing(self._events) as events:
+        async with aclosing(self._events) as events, Patience(self._stall_s) as patience:
             first = await anext(events)
             await send(
                 {
@@ -82,17 +83,14 @@ class EventStream(StreamingResponse):
                     "headers": self.raw_headers,
                 }
             )
-            await self._send_body(send, first)
+            await patience.wait(_send_body(send, first))
             try:
                 async for following in events:
-                    await self._send_body(send, following)
+                    await patience.wait(_send_body(send, following))
             except RequestError as error:
-                await self._send_body(send, event(request_error_content(error)))
-            await self._send_body(send, b"", more=False)
+                await patience.wait(_send_body(send, event(request_error_content(error))))
+            await patience.wait(_send_body(send, b"", more=False))
 
-    async def _send_body(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError as error:
-            raise ClientDisconnect from error
+
+async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
