@@ -38,6 +38,7 @@ class Lease:
         self._record = record
         self._card = card
         self._lease_s = lease_s
+        self._is_entered = False
 
     async def run(self) -> None:
         """Renew until cancelled; then leave the registry."""
@@ -50,9 +51,14 @@ class Lease:
 
     async def _renew(self) -> None:
         try:
-            if await self._registry.renew(self._record, self._lease_s):
+            if not self._is_entered:
+                # Before the replica itself: a router that sees it looks for its card.
                 await self._registry.publish_model(self._card)
+            if await self._registry.renew(self._record, self._lease_s):
+                if self._is_entered:  # once before, and Redis has forgotten it
+                    await self._registry.publish_model(self._card)
                 log.info("registered", address=self._record.address)
+            self._is_entered = True
         except (RedisError, OSError) as error:
             log.warning("lease cannot be renewed", error=str(error))
 
