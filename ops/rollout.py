@@ -26,4 +26,4 @@ def rollout() -> None:
     if run is None:
         raise CommandError("the cluster has ended")
     if run.rollout_failure:
-        raise CommandError(f"rolled back: {run.rollout_failure}")
+        raise CommandError(f"not rolled out: {run.rollout_failure}")

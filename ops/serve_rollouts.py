@@ -33,7 +33,7 @@ class Rollouts:
             self._asked.clear()
             self._screen.say("rolling out: new replicas start, then the old ones drain")
             failure = await self._roll_out()
-            told = f"rolled back: {failure}" if failure else "rolled out"
+            told = f"not rolled out: {failure}" if failure else "rolled out"
             self._screen.say(told)
             self._cluster.note_rollout(failure)
 
