@@ -166,11 +166,18 @@ class Cluster:
 @contextmanager
 def serving(model: str, settings: dict[str, Any]) -> Iterator[Cluster]:
     """A cluster that is ready; told to end afterwards if it still runs, and seen to its end."""
+    with starting(model, settings) as cluster:
+        cluster.wait_ready()
+        yield cluster
+
+
+@contextmanager
+def starting(model: str, settings: dict[str, Any]) -> Iterator[Cluster]:
+    """A cluster that is not yet ready."""
     # Not pytest's directory, whose path is too long for the names of sockets.
     with tempfile.TemporaryDirectory(prefix="e-") as name:
         cluster = Cluster(Path(name), model, settings)
         try:
-            cluster.wait_ready()
             yield cluster
             if cluster.process.poll() is None:
                 cluster.process.send_signal(signal.SIGTERM)

@@ -6,10 +6,18 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from trunkline import AsyncClient, Client, FinishReason, OverloadedError, RetryPolicy
+from trunkline import (
+    AsyncClient,
+    Client,
+    FinishReason,
+    OverloadedError,
+    RetryPolicy,
+    UnavailableError,
+)
 
-from tests.e2e.cluster import Cluster, serving
-from tests.e2e.settings import ENGINE
+from tests.e2e.cluster import Cluster, serving, starting
+from tests.e2e.patience import wait_until
+from tests.e2e.settings import ENGINE, MAX_NUM_SEQS
 
 MAX_IN_FLIGHT = 2
 SETTINGS = {"engine": ENGINE, "router": {"max_in_flight": MAX_IN_FLIGHT}}
@@ -68,6 +76,26 @@ def test_ctrl_c_lets_running_requests_finish(small: Cluster) -> None:
     assert deltas[-1].finish_reason is FinishReason.LENGTH
     assert small.wait_end() == 0
     assert small.traces == []
+
+
+def test_ctrl_c_while_it_starts_ends_what_has_started() -> None:
+    with starting("demo-small", {"engine": ENGINE}) as early:
+        wait_until(lambda: len(early.processes()) > 5, "several processes have been started")
+        early.process.send_signal(signal.SIGINT)
+        assert early.wait_end() == 130
+        assert early.traces == []
+
+
+def test_a_second_ctrl_c_does_not_wait_for_running_requests() -> None:
+    with serving("demo-small", {"engine": ENGINE}) as busy, Client(busy.grpc) as client:
+        stream = client.generate("x", max_tokens=2000, ignore_eos=True, n=MAX_NUM_SEQS)
+        next(stream)
+        busy.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "a second Ctrl-C" in busy.said, "the first one is heeded")
+        busy.process.send_signal(signal.SIGINT)
+        assert busy.wait_end() == 130
+        with pytest.raises(UnavailableError):
+            list(stream)
 
 
 def test_sigkill_takes_everything_with_it() -> None:
