@@ -70,7 +70,9 @@ class EngineSettings(Section):
     block_size: PositiveInt = 16
     """Tokens in one KV block."""
     kv_cache_bytes: PositiveInt | None = None
-    """Memory for KV blocks; without one, a share of what is free."""
+    """Memory for KV blocks; without it, a share of what is free."""
+    cpu_memory_share: float | None = Field(default=None, gt=0, le=1)
+    """That share, on a CPU; without it, what leaves room for this machine's other replicas."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256

@@ -172,7 +172,7 @@ class Engine:
         """Blocks of the cache, the null block included: what fits, but no more than can be used."""
         settings, model = self._settings, self.model
         block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
-        budget = settings.kv_cache_bytes or free_bytes(model.device)
+        budget = settings.kv_cache_bytes or free_bytes(model.device, settings.cpu_memory_share)
         if budget < block_bytes:
             raise ValueError(
                 f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"

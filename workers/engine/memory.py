@@ -6,17 +6,18 @@ import psutil
 import torch
 
 _CPU_SHARE = 0.25
-"""Of the free memory, so that several replicas and their neighbours fit on one machine."""
 _CUDA_SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device, cpu_share: float | None) -> int:
     """Memory that the KV cache may use on `device` after the weights are loaded."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CUDA_SHARE)
-    return int(min(psutil.virtual_memory().available, cgroup_free_bytes()) * _CPU_SHARE)
+    return int(
+        min(psutil.virtual_memory().available, cgroup_free_bytes()) * (cpu_share or _CPU_SHARE)
+    )
 
 
 def cgroup_free_bytes(folder: Path = _CGROUP) -> float:

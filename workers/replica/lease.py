@@ -44,8 +44,10 @@ class Lease:
         """Renew until cancelled; then leave the registry."""
         try:
             while True:
+                # Timed from the start, so that a slow Redis does not use up the lease.
+                due = asyncio.create_task(asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE))
                 await self._renew()
-                await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)
+                await due
         finally:
             await self._release()
 

@@ -56,7 +56,7 @@ def deploy(settings: Settings) -> None:
     )(Replica)
     # What goes well needs no telling on the standard error of whoever deploys.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    application = deployment.bind(_with_threads(settings).model_dump(mode="json"))
+    application = deployment.bind(_with_shares(settings).model_dump(mode="json"))
     serve.start(proxy_location="Disabled")
     serve._run(
         application, name=_APP, route_prefix=None, _blocking=False, external_scaler_enabled=True
@@ -91,13 +91,15 @@ def undeploy() -> None:
     serve.delete(_APP)
 
 
-def _with_threads(settings: Settings) -> Settings:
-    """With the cores of this machine divided among the replicas, unless said otherwise."""
-    if settings.engine.num_threads is not None:
-        return settings
-    num_threads = max(1, len(os.sched_getaffinity(0)) // max(1, settings.replica.count))
-    engine = settings.engine.model_copy(update={"num_threads": num_threads})
-    return settings.model_copy(update={"engine": engine})
+def _with_shares(settings: Settings) -> Settings:
+    """With this machine's cores and memory divided among the replicas, unless said otherwise."""
+    engine, count = settings.engine, max(1, settings.replica.count)
+    shares = {
+        "num_threads": engine.num_threads or max(1, len(os.sched_getaffinity(0)) // count),
+        # Half of what is free; an update may start one more before it stops the first.
+        "cpu_memory_share": engine.cpu_memory_share or 0.5 / (count + 1),
+    }
+    return settings.model_copy(update={"engine": engine.model_copy(update=shares)})
 
 
 def _last_line(message: str) -> str:
