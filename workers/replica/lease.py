@@ -1,6 +1,7 @@
 """A replica's place in the registry."""
 
 import asyncio
+from time import monotonic
 
 import structlog
 from redis.exceptions import RedisError
@@ -45,9 +46,9 @@ class Lease:
         try:
             while True:
                 # Timed from the start, so that a slow Redis does not use up the lease.
-                due = asyncio.create_task(asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE))
+                due = monotonic() + self._lease_s / _RENEWALS_PER_LEASE
                 await self._renew()
-                await due
+                await asyncio.sleep(due - monotonic())
         finally:
             await self._release()
 
