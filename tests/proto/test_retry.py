@@ -123,7 +123,12 @@ def test_a_stream_closed_in_a_pause_is_not_begun_again(
 ) -> None:
     service.failures = [UNAVAILABLE]
     streams: list[Stream] = []
-    policy = Interrupted(interrupt=lambda: streams[0].close())
+
+    def close_all() -> None:
+        for stream in streams:
+            stream.close()
+
+    policy = Interrupted(interrupt=close_all)
     with Client(address, retry=policy) as client:
         streams.append(client.generate("Once"))
         with pytest.raises(RequestCancelledError):
