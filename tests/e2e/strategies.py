@@ -6,7 +6,7 @@ from trunkline.v1 import sampling_pb2
 
 VOCABULARY_SIZE = 4096
 
-_TOKEN_ID = st.integers(0, VOCABULARY_SIZE - 1)
+_TOKEN_ID = st.integers(3, VOCABULARY_SIZE - 1)
 _TOKEN_IDS = st.lists(_TOKEN_ID, max_size=5, unique=True)
 _ODD_IDS = _TOKEN_IDS.map(lambda ids: [i | 1 for i in ids])
 _EVEN_IDS = _TOKEN_IDS.map(lambda ids: [i & ~1 for i in ids])
@@ -28,7 +28,7 @@ SAMPLING = st.builds(
     presence_penalty=_floats(-2, 2),
     logit_bias=st.dictionaries(_TOKEN_ID, st.floats(-100, 100, width=32), max_size=3),
     allowed_token_ids=st.one_of(st.none(), _ODD_IDS),
-    # Never the same: a request that allows nothing is refused.
+    # Never what is allowed, nor what ends a sample: a request that leaves nothing is refused.
     banned_token_ids=st.one_of(st.none(), _EVEN_IDS),
     seed=st.one_of(st.none(), st.integers(0, 2**64 - 1)),
 )
@@ -37,7 +37,7 @@ STOP = st.builds(
     max_tokens=st.integers(1, 12),
     min_tokens=st.one_of(st.none(), st.integers(0, 1)),
     stop_strings=st.lists(st.text(min_size=1, max_size=3), max_size=3),
-    stop_token_ids=_TOKEN_IDS,
+    stop_token_ids=_EVEN_IDS,
     ignore_eos=st.booleans(),
 )
 LOGPROBS = st.builds(
