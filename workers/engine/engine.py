@@ -43,7 +43,6 @@ class Engine:
         settings: EngineSettings,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._model_dir = model_dir
         self._settings = settings
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
