@@ -112,4 +112,10 @@ class Generation(Generic[Message]):
 
 def _error_of(failed: internal.Failed) -> RequestError:
     reason = _REASONS.get(failed.cause, Reason.INTERNAL)
-    return RequestError(reason, failed.message or f"the replica reports {reason}")
+    return RequestError(
+        reason,
+        failed.message or f"the replica reports {reason}",
+        field=failed.field,
+        value=failed.value,
+        accepted=failed.accepted,
+    )

@@ -112,3 +112,16 @@ async def test_what_is_wrong_with_the_request_is_told_at_once(
         await client.generate()
     assert (caught.value.code(), caught.value.details()) == (code, "because")
     assert len(replica.submits) == 1
+
+
+async def test_the_field_that_a_replica_objects_to_is_passed_on(
+    client: Client, replica: FakeReplica
+) -> None:
+    failed = internal.Failed(
+        cause=internal.Failed.CAUSE_INVALID, message="m", field="n", value="9", accepted="at most 8"
+    )
+    replica.script = Script(fail_with=failed)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.generate()
+    detail = detail_of(caught.value)
+    assert (detail.field, detail.value, detail.accepted) == ("n", "9", "at most 8")

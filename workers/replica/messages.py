@@ -62,9 +62,14 @@ def to_output(output: SampleOutput, handle: int) -> internal.SampleOutput:
 def to_failure(error: RequestError, handle: int) -> internal.RequestEnd:
     """The end of a request that failed."""
     cause = _CAUSES.get(error.reason, internal.Failed.CAUSE_INTERNAL)
-    return internal.RequestEnd(
-        handle=handle, failed=internal.Failed(cause=cause, message=error.message)
+    failed = internal.Failed(
+        cause=cause,
+        message=error.message,
+        field=error.field,
+        value=error.value,
+        accepted=error.accepted,
     )
+    return internal.RequestEnd(handle=handle, failed=failed)
 
 
 def to_load(load: Load, *, draining: bool) -> internal.Load:

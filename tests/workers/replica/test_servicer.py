@@ -149,8 +149,9 @@ async def test_bad_requests_end_alone_with_the_field_named() -> None:
         await router.until(lambda r: len(r.ends) == 3)
         failures = {handle: end.failed for handle, end in router.ends.items()}
         assert failures[1].cause == failures[2].cause == internal.Failed.CAUSE_INVALID
-        assert "temperature" in failures[1].message
-        assert "prompt" in failures[2].message
+        assert (failures[1].field, failures[1].value) == ("temperature", "-1.0")
+        assert failures[1].accepted
+        assert failures[2].field == "prompt"
         assert router.tokens(3) == [2, 3, 4, 5]
 
 

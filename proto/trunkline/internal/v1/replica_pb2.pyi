@@ -353,17 +353,27 @@ class Failed(_message.Message):
 
     CAUSE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     cause: Global___Failed.Cause.ValueType
     message: _builtins.str
+    field: _builtins.str
+    """With CAUSE_INVALID: what is at fault, as in trunkline.v1.ErrorDetail."""
+    value: _builtins.str
+    accepted: _builtins.str
     def __init__(
         self,
         *,
         cause: Global___Failed.Cause.ValueType = ...,
         message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+        accepted: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cause", b"cause", "field", b"field", "message", b"message", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
