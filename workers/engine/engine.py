@@ -14,11 +14,11 @@ from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
+from workers.engine.cache_size import cache_blocks
 from workers.engine.card import model_card
 from workers.engine.intake import Intake
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.load import Load
-from workers.engine.memory import free_bytes
 from workers.engine.model_runner import ModelRunner, StepResult
 from workers.engine.rates import Rates
 from workers.engine.request import FinishReason, Request, SampleOutput
@@ -44,25 +44,17 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._settings = settings
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
-        self.model = load_model(
-            model_dir,
-            dtype=_DTYPES[settings.dtype],
-            device=_device(settings),
-            attention=_ATTENTION.get(settings.attention, settings.attention),
-            progress=progress,
-        )
-        config = self.model.config
+        self.model = _load(model_dir, settings, progress)
+        config, block_size = self.model.config, settings.block_size
         self.max_model_len = min(
             settings.max_model_len or config.max_sequence_len, config.max_sequence_len
         )
         self.stats = Stats()
         self._rates = Rates()
-        num_blocks = self._num_blocks()
+        num_blocks = cache_blocks(self.model, settings, self.max_model_len)
         self.blocks = KVBlocks(
             BlockPool(num_blocks),
-            settings.block_size,
+            block_size,
             share_prefixes=settings.enable_prefix_caching,
             window=_common_window(self.model),
         )
@@ -72,19 +64,12 @@ class Engine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
         )
         cache = KVCache.allocate(
-            config, num_blocks, settings.block_size, self.model.dtype, self.model.device
+            config, num_blocks, block_size, self.model.dtype, self.model.device
         )
-        self._runner = ModelRunner(self.model, cache, settings.block_size, self.stats.watch)
+        self._runner = ModelRunner(self.model, cache, block_size, self.stats.watch)
         self._keeper = Bookkeeper(self._scheduler, self._runner, self.stats, config.eos_token_ids)
-        self._intake = Intake(
-            self.blocks,
-            vocab_size=config.vocab_size,
-            max_model_len=self.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            step_tokens=settings.max_num_batched_tokens,
-            eos_token_ids=config.eos_token_ids,
-        )
-        self._card = model_card(model_dir, config, settings.block_size, self.max_model_len)
+        self._intake = Intake(self.blocks, config, settings, self.max_model_len)
+        self._card = model_card(model_dir, config, block_size, self.max_model_len)
         self._groups: dict[str, RequestGroup] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._num_arrived = 0
@@ -167,18 +152,6 @@ class Engine:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()
 
-    def _num_blocks(self) -> int:
-        """Blocks of the cache, the null block included: what fits, but no more than can be used."""
-        settings, model = self._settings, self.model
-        block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
-        budget = settings.kv_cache_bytes or free_bytes(model.device, settings.cpu_memory_share)
-        if budget < block_bytes:
-            raise ValueError(
-                f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"
-            )
-        usable = settings.max_num_seqs * -(-self.max_model_len // settings.block_size)
-        return int(1 + min(budget // block_bytes, usable))
-
     def _note_deadline(self, deadline: float, request_id: str) -> None:
         """Remember a deadline, and forget those of requests that ended long before theirs."""
         heapq.heappush(self._deadlines, (deadline, request_id))
@@ -212,6 +185,20 @@ class Engine:
 _DEADLINES_KEPT = 1024
 _ATTENTION = {"auto": "sdpa"}
 _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _load(
+    model_dir: Path, settings: EngineSettings, progress: Callable[[int, int], None] | None
+) -> CausalLM:
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    return load_model(
+        model_dir,
+        dtype=_DTYPES[settings.dtype],
+        device=_device(settings),
+        attention=_ATTENTION.get(settings.attention, settings.attention),
+        progress=progress,
+    )
 
 
 def _device(settings: EngineSettings) -> torch.device:

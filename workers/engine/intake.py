@@ -3,30 +3,25 @@
 from collections.abc import Iterable
 
 from cluster.errors import invalid
+from cluster.settings import EngineSettings
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.request import Request
 from workers.engine.sampling_params import SamplingParams
+from workers.models.config import ModelConfig
 
 
 class Intake:
     """Refuses requests that could never be served; what passes can be, given time."""
 
     def __init__(
-        self,
-        blocks: KVBlocks,
-        *,
-        vocab_size: int,
-        max_model_len: int,
-        max_num_seqs: int,
-        step_tokens: int,
-        eos_token_ids: tuple[int, ...],
+        self, blocks: KVBlocks, config: ModelConfig, settings: EngineSettings, max_model_len: int
     ) -> None:
         self._blocks = blocks
-        self._vocab_size = vocab_size
+        self._vocab_size = config.vocab_size
+        self._eos_token_ids = config.eos_token_ids
+        self._max_num_seqs = settings.max_num_seqs
+        self._step_tokens = settings.max_num_batched_tokens
         self._max_model_len = max_model_len
-        self._max_num_seqs = max_num_seqs
-        self._step_tokens = step_tokens
-        self._eos_token_ids = eos_token_ids
 
     def max_output(self, request: Request) -> int:
         """The tokens that each sample may have. Raises RequestError (INVALID_ARGUMENT)."""

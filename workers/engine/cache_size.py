@@ -1,0 +1,21 @@
+"""How many blocks the KV cache gets."""
+
+from cluster.settings import EngineSettings
+from workers.engine.memory import free_bytes
+from workers.layers.kv_cache import KVCache
+from workers.models.causal_lm import CausalLM
+
+
+def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) -> int:
+    """Blocks of the cache, the null block included: what fits, but no more than can be used.
+
+    Raises ValueError if there is no room for a single one.
+    """
+    block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
+    budget = settings.kv_cache_bytes or free_bytes(model.device, settings.cpu_memory_share)
+    if budget < block_bytes:
+        raise ValueError(
+            f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"
+        )
+    usable = settings.max_num_seqs * -(-max_model_len // settings.block_size)
+    return 1 + min(budget // block_bytes, usable)
