@@ -77,11 +77,17 @@ class LocalCluster:
             return await LoadingBoard(redis, self.settings.redis.namespace).read()
 
     async def watch(self) -> None:
-        """Start again what ends of our own children, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._router.keep())
-            if self._redis is not None:
-                group.create_task(self._redis.keep())
+        """Start again what ends of our own children, until cancelled.
+
+        Raises CommandError if one of them cannot be started again.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._router.keep())
+                if self._redis is not None:
+                    group.create_task(self._redis.keep())
+        except ExceptionGroup as failures:
+            raise CommandError(f"cannot go on: {failures.exceptions[0]}") from failures
 
     async def roll_out(self, settings: Settings) -> None:
         """Replace all replicas by those of `settings`, of which router, Redis and Ray are not part.
