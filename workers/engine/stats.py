@@ -20,5 +20,6 @@ class Stats:
     """Those of them that were found in the prefix cache."""
     preemptions: int = 0
     failed_samples: int = 0
+    """Samples that ended with an error while others went on."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Seconds by part of a step: schedule, build, forward, sample, commit."""

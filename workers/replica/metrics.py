@@ -74,6 +74,7 @@ class _EngineCollector(Collector):
             "prefix_hit_tokens", "Prompt tokens found in the prefix cache.", stats.hit_tokens
         )
         yield counter("preemptions", "Sequences that lost their blocks.", stats.preemptions)
+        yield counter("failed_samples", "Samples that went wrong alone.", stats.failed_samples)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"trunkline_replica_{name}", text, labels=list(self._labels))

@@ -30,6 +30,10 @@ class StepStats(Protocol):
     def preemptions(self) -> int:
         """Times a sequence lost its blocks to another one."""
 
+    @property
+    def failed_samples(self) -> int:
+        """Samples that ended with an error while others went on."""
+
 
 class StepEngine(Protocol):
     """`workers.engine.engine.Engine`, or what stands in for it; one thread makes all calls."""

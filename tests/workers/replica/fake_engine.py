@@ -28,6 +28,7 @@ class FakeStats:
     prompt_tokens: int = 0
     hit_tokens: int = 0
     preemptions: int = 0
+    failed_samples: int = 0
 
 
 @dataclass
