@@ -1,0 +1,132 @@
+"""The CPU kernels as a loaded library."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import structlog
+import torch
+
+from workers.kernels.build import SOURCES, BuildError, build, cache_dir, file_name
+from workers.kernels.instruction_set import InstructionSet, cpu_flags, runnable
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+def dtype_code(dtype: torch.dtype) -> int:
+    """The number of an element type in kernel arguments. KeyError if kernels do not know it."""
+    return _DTYPES[dtype]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (("kernel", ctypes.c_void_p), ("args", ctypes.c_void_p))
+
+
+class Program:
+    """Recorded kernel calls, which play on the same memory as when they were recorded."""
+
+    def __init__(self, library: "Library") -> None:
+        self._library = library
+        self._calls: list[_Call] = []
+        self._alive: list[object] = []
+
+    def add(self, kernel: int, args: ctypes.Structure, *alive: object) -> None:
+        """Append a call; what its arguments point to is kept."""
+        self._calls.append(_Call(kernel, ctypes.addressof(args)))
+        self._alive += (args, alive)
+
+    def seal(self) -> None:
+        """End the recording."""
+        self._array = (_Call * len(self._calls))(*self._calls)
+
+    def play(self) -> None:
+        """Run all calls in order, without Python between them."""
+        self._library.play(self._array)
+
+
+class Library:
+    """The kernels built for one instruction set.
+
+    A kernel takes one ctypes.Structure that mirrors the struct of its C++ source. The GIL is not
+    held while it runs. All of a process's kernels share one pool of threads.
+    """
+
+    def __init__(self, path: Path, isa: str) -> None:
+        self.isa = isa
+        self._handle = ctypes.CDLL(str(path))
+        self._play = self._handle.trunkline_play
+        self._play.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        self._play.restype = None
+        self._program: Program | None = None
+
+    def set_num_threads(self, count: int) -> None:
+        """Compute on `count` threads, the caller's included; 1 until told."""
+        self._handle.trunkline_set_num_threads(ctypes.c_int(count))
+
+    def kernel(self, name: str, args: type[ctypes.Structure]) -> "Kernel":
+        """A kernel by name. TypeError if `args` is not the size of the struct that it takes."""
+        size_of = self._handle[f"trunkline_{name}_size"]
+        size_of.restype = ctypes.c_int64
+        if size_of() != ctypes.sizeof(args):
+            raise TypeError(f"{args.__name__}: {ctypes.sizeof(args)} bytes, expected {size_of()}")
+        return Kernel(self, self._handle[f"trunkline_{name}"])
+
+    @contextmanager
+    def recording(self) -> Iterator[Program]:
+        """Keep, beside running them, the calls made within."""
+        self._program = program = Program(self)
+        try:
+            yield program
+        finally:
+            self._program = None
+        program.seal()
+
+    def call(self, function: "ctypes._NamedFuncPointer", args: ctypes.Structure, *alive: object) -> None:
+        """Run a kernel, and note the call if a recording is on."""
+        function(ctypes.byref(args))
+        if self._program is not None:
+            address = ctypes.cast(function, ctypes.c_void_p).value
+            assert address is not None
+            self._program.add(address, args, *alive)
+
+    def play(self, calls: "ctypes.Array[_Call]") -> None:
+        """Run calls in order."""
+        self._play(ctypes.addressof(calls), len(calls))
+
+
+class Kernel:
+    """One function of a library."""
+
+    def __init__(self, library: Library, function: "ctypes._NamedFuncPointer") -> None:
+        self._library = library
+        self._function = function
+        function.restype = None
+
+    def __call__(self, args: ctypes.Structure, *alive: object) -> None:
+        """Run it; `alive` owns the memory that the arguments point to."""
+        self._library.call(self._function, args, *alive)
+
+
+@cache
+def load_library() -> Library | None:
+    """The kernels for this machine, built at need; None where they cannot be had.
+
+    Looked for among the package's own files, then in the user's cache.
+    """
+    isas = runnable(cpu_flags())
+    log = structlog.get_logger()
+    if not isas:
+        log.warning("kernels.unavailable", reason="needs AVX2 and FMA", instead="torch")
+        return None
+    try:
+        return Library(_path(isas[0]), isas[0].name)
+    except (BuildError, OSError) as error:
+        log.warning("kernels.unavailable", reason=str(error), instead="torch")
+        return None
+
+
+def _path(isa: InstructionSet) -> Path:
+    carried = SOURCES / "lib" / file_name(isa)
+    return carried if carried.exists() else build(isa, cache_dir())

@@ -1,0 +1,67 @@
+// Vectors of float32 lanes, in the widest form that the instruction set has.
+//
+// kWidth lanes of F32; loads and stores convert bfloat16; the rest is arithmetic. Every kernel is
+// written once, over these.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace trunkline {
+
+struct BFloat16 {
+    uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+
+inline float to_float(BFloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline BFloat16 to_bfloat16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+    return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+inline void store_float(float* to, float x) { *to = x; }
+inline void store_float(BFloat16* to, float x) { *to = to_bfloat16(x); }
+
+}  // namespace trunkline
+
+#if defined(__AVX512F__) || defined(TRUNKLINE_EMULATED_AVX512)
+#include "vec_avx512.h"
+#else
+#include "vec_avx2.h"
+#endif
+
+namespace trunkline {
+
+inline F32 operator+(F32 a, F32 b) { return add(a, b); }
+inline F32 operator-(F32 a, F32 b) { return sub(a, b); }
+inline F32 operator*(F32 a, F32 b) { return mul(a, b); }
+
+// e**x for x <= 88; zero below -87. Cephes' reduction and polynomial: about 1 ulp.
+inline F32 exp(F32 x) {
+    const F32 lowest = set1(-87.3f);
+    const F32 clamped = max(x, lowest);
+    const F32 n = round(clamped * set1(1.44269504088896341f));
+    F32 r = fma(n, set1(-0.693359375f), clamped);
+    r = fma(n, set1(2.12194440e-4f), r);
+    F32 p = set1(1.9875691500e-4f);
+    p = fma(p, r, set1(1.3981999507e-3f));
+    p = fma(p, r, set1(8.3334519073e-3f));
+    p = fma(p, r, set1(4.1665795894e-2f));
+    p = fma(p, r, set1(1.6666665459e-1f));
+    p = fma(p, r, set1(5.0000001201e-1f));
+    p = fma(p, r * r, r + set1(1.0f));
+    return zero_where_less(x, lowest, scale_by_power_of_two(p, n));
+}
+
+}  // namespace trunkline
