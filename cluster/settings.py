@@ -15,6 +15,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+QuantizationScheme = Literal["none", "int8", "int8_weight_only", "int4"]
+"""How a linear layer's weight is kept: as it is stored, as int8 with int8 activations, as int8
+alone, or as int4 in groups with int8 activations."""
+
 
 class Section(BaseModel):
     """A branch of the tree; unknown keys are errors."""
@@ -67,6 +71,15 @@ class EngineSettings(Section):
     """Type of weights and activations; auto takes the checkpoint's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
+    quantization: QuantizationScheme = "none"
+    """Of linear layers that the checkpoint does not store quantized; int4 leaves the head int8."""
+    quantization_group_size: Literal[32, 64, 128] = 32
+    """Inputs that share a scale, for int4."""
+    quantization_overrides: dict[str, QuantizationScheme] = Field(default_factory=dict)
+    """Exceptions by glob pattern on the checkpoint's module names, such as "*.down_proj": "int8" or
+    "lm_head": "none"; of several that match, the last one holds."""
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
+    """Type of cached keys and values; auto takes that of the activations."""
     block_size: PositiveInt = 16
     """Tokens in one KV block."""
     kv_cache_bytes: PositiveInt | None = None

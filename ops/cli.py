@@ -53,6 +53,12 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen at.")] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     http_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of weights: none, int8, int8_weight_only or int4.")
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option(help="Of cached keys and values: auto or int8.")
+    ] = None,
 ) -> None:
     """Serve a model on this machine: router, replicas, Redis. Ctrl-C drains and stops."""
     from ops.serve import serve as run
@@ -62,6 +68,7 @@ def serve(
         "replica": {"count": replicas},
         "redis": {"url": redis_url},
         "ray": {"address": ray_address},
+        "engine": {"quantization": quantization, "kv_cache_dtype": kv_cache_dtype},
         "router": {"host": host, "grpc_port": grpc_port, "http_port": http_port},
     }
     raise typer.Exit(run(config, _given(overrides)))
