@@ -18,6 +18,19 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         exit 1
     fi
 fi
+# What tests of the CPU kernels use: a compiler, and emulated AVX512. They are skipped without.
+case $what in *dev*)
+    missing=
+    command -v g++ >/dev/null || missing="g++"
+    [ -e /usr/include/simde/x86/avx512.h ] || missing="$missing libsimde-dev"
+    if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2086
+        { apt-get update -q && apt-get install -q -y --no-install-recommends $missing; } ||
+            echo "setup: going on without: $missing" >&2
+    elif [ -n "$missing" ]; then
+        echo "setup: going on without: $missing (Debian packages)" >&2
+    fi
+esac
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "setup: installing $what into $venv (the first time takes a minute or two)"
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt \
