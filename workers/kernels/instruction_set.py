@@ -23,9 +23,7 @@ _AVX2 = frozenset({"avx2", "fma", "f16c", "bmi2"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 
 INSTRUCTION_SETS = (
-    InstructionSet(
-        "avx512_bf16", _AVX512 | {"avx512_bf16"}, (*_AVX512_FLAGS, "-mavx512bf16")
-    ),
+    InstructionSet("avx512_bf16", _AVX512 | {"avx512_bf16"}, (*_AVX512_FLAGS, "-mavx512bf16")),
     InstructionSet("avx512", _AVX512, _AVX512_FLAGS),
     InstructionSet("avx2", _AVX2, _AVX2_FLAGS),
 )

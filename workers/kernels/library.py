@@ -83,7 +83,9 @@ class Library:
             self._program = None
         program.seal()
 
-    def call(self, function: "ctypes._NamedFuncPointer", args: ctypes.Structure, *alive: object) -> None:
+    def call(
+        self, function: "ctypes._NamedFuncPointer", args: ctypes.Structure, *alive: object
+    ) -> None:
         """Run a kernel, and note the call if a recording is on."""
         function(ctypes.byref(args))
         if self._program is not None:
