@@ -14,7 +14,7 @@ from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
-from workers.engine.cache_size import cache_blocks
+from workers.engine.cache_size import cache_blocks, cache_dtype
 from workers.engine.card import model_card
 from workers.engine.intake import Intake
 from workers.engine.kv_blocks import KVBlocks
@@ -28,6 +28,7 @@ from workers.engine.stats import Stats
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
 from workers.models.loader import load_model
+from workers.quantization.plan import QuantizationPlan
 
 
 class Engine:
@@ -64,7 +65,7 @@ class Engine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
         )
         cache = KVCache.allocate(
-            config, num_blocks, block_size, self.model.dtype, self.model.device
+            config, num_blocks, block_size, cache_dtype(self.model, settings), self.model.device
         )
         self._runner = ModelRunner(self.model, cache, block_size, self.stats.watch)
         self._keeper = Bookkeeper(self._scheduler, self._runner, self.stats, config.eos_token_ids)
@@ -198,6 +199,7 @@ def _load(
         device=_device(settings),
         attention=_ATTENTION.get(settings.attention, settings.attention),
         progress=progress,
+        plan=QuantizationPlan.of(settings),
     )
 
 

@@ -5,6 +5,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from workers.layers.quantized_linear import ReferenceQuantizedLinear
+from workers.quantization.quantized_weight import QuantizedWeight
+
 _ROWS_HINT = 64
 """Rows that oneDNN lays a weight out for. Between 1 and 256, this hint was the fastest or within
 noise of it for batches of 1 to 2048 rows, in bfloat16 and float32."""
@@ -45,11 +48,13 @@ class PackedLinear:
         return product
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+def make_linear(weight: torch.Tensor | QuantizedWeight, bias: torch.Tensor | None = None) -> Linear:
     """The fastest layer for weight [out_features, in_features] on its device.
 
     A packed layer does not keep `weight`: the caller should drop it too.
     """
+    if isinstance(weight, QuantizedWeight):
+        return ReferenceQuantizedLinear(weight, bias)
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if has_onednn and weight.device.type == "cpu" and weight.dtype in _PACKED_DTYPES:
         return PackedLinear(weight, bias)

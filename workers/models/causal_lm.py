@@ -31,6 +31,8 @@ class CausalLM:
     """hidden_size to vocab_size."""
     rotary: RotaryEmbedding
     backend: AttentionBackend
+    weight_bytes: int
+    """Of all weights as they are kept, embedding and norms included."""
 
     def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
         """Plan one step's attention, for `forward`."""
@@ -57,8 +59,8 @@ class CausalLM:
         rotation = self.rotary.rotation(positions)
         delta = F.embedding(token_ids, self.embedding)
         residual = torch.zeros_like(delta)
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            delta = layer(residual, delta, rotation, (keys, values), plan)
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            delta = layer(residual, delta, rotation, layer_cache, plan)
         return add_rms_norm(residual, delta, self.final_norm, self.config.rms_norm_eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,10 @@ class Checkpoint:
         """Names of the tensors that nothing has asked for, sorted."""
         return sorted(self._unread)
 
+    def is_zero_bias(self, name: str) -> bool:
+        """Whether a tensor is named as a bias and holds nothing but zeros."""
+        return name.endswith(".bias") and not bool(self._files[name].get_tensor(name).any())
+
     def read(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, part: Part = ()
     ) -> torch.Tensor:

@@ -8,6 +8,8 @@ import torch
 from workers.layers.rope_scaling import RopeScaling
 from workers.models.architecture import Architecture
 from workers.models.errors import UnsupportedModelError
+from workers.models.formats.format import QuantizedFormat
+from workers.models.formats.registry import parse_quantization
 from workers.models.raw_config import RawConfig
 from workers.models.registry import ARCHITECTURES
 from workers.models.rope_config import parse_rope, stretched_length
@@ -37,7 +39,9 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     """Tokens that end a sequence; generation_config.json has precedence."""
     dtype: torch.dtype
-    """As the weights are stored."""
+    """As the weights are stored, or, where they are quantized, what they stand for."""
+    quantized: QuantizedFormat | None
+    """How the checkpoint stores its quantized weights, if it does."""
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -85,6 +89,7 @@ class ModelConfig:
             bos_token_id=_first(generation, raw, "bos_token_id"),
             eos_token_ids=generation.integers("eos_token_id") or raw.integers("eos_token_id"),
             dtype=_dtype(raw),
+            quantized=parse_quantization(raw),
         )
         _check_heads(config)
         return config
@@ -100,8 +105,6 @@ def _architecture(raw: RawConfig) -> str:
 
 
 def _refuse_unsupported(raw: RawConfig, architecture: str) -> None:
-    if "quantization_config" in raw:
-        raise UnsupportedModelError(f"{architecture}: quantization_config is not supported")
     activation = raw.text("hidden_act", "silu")
     if activation != "silu":
         raise UnsupportedModelError(

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import torch
 
-from workers.layers.attention import AttentionShape
+from workers.layers.attention import AttentionShape, HeadNorm
 from workers.layers.attention_registry import ATTENTION_BACKENDS
 from workers.layers.decoder_layer import DecoderLayer
-from workers.layers.linear import make_linear
 from workers.layers.mlp import GatedMlp
 from workers.layers.rotary import RotaryEmbedding
-from workers.layers.self_attention import HeadNorm, SelfAttention
+from workers.layers.self_attention import SelfAttention
 from workers.layers.sharding import Shard
 from workers.models.causal_lm import CausalLM
 from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError
 from workers.models.weights import Weights
+from workers.quantization.plan import HEAD, QuantizationPlan
 
 
 def load_model(
@@ -26,6 +26,7 @@ def load_model(
     device: torch.device | str,
     attention: str,
     progress: Callable[[int, int], None] | None = None,
+    plan: QuantizationPlan | None = None,
 ) -> CausalLM:
     """Load config.json and the safetensors beside it.
 
@@ -38,19 +39,23 @@ def load_model(
         device: Where the model will run.
         attention: A name in ATTENTION_BACKENDS.
         progress: Told (layers loaded, layers in all) after each layer.
+        plan: How to quantize linear layers that are not stored quantized; None leaves them.
 
     Raises:
         UnsupportedModelError: The model asks for something that is not implemented.
         CheckpointError: A file or tensor is missing, unexpected or of the wrong shape.
         UnknownChoiceError: There is no such attention backend.
+        ValueError: The plan does not fit the model.
     """
     config = ModelConfig.read(path)
+    plan = plan or QuantizationPlan()
+    plan.check_overrides(_linear_modules(config))
     dtype = dtype or config.dtype
     device = torch.device(device)
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
     backend = ATTENTION_BACKENDS.get(attention)(shape)
     with Checkpoint(path) as checkpoint:
-        weights = Weights(checkpoint, Shard(), dtype, device)
+        weights = Weights(checkpoint, Shard(), dtype, device, config.quantized, plan)
         embedding = weights.tensor(
             "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
         )
@@ -60,7 +65,7 @@ def load_model(
             if progress is not None:
                 progress(index + 1, config.num_layers)
         final_norm = weights.tensor("model.norm.weight", (config.hidden_size,))
-        head = embedding if config.tie_word_embeddings else _head(weights, config)
+        head = weights.head(embedding, tied=config.tie_word_embeddings)
         _refuse_leftovers(checkpoint, config)
     return CausalLM(
         config=config,
@@ -69,10 +74,22 @@ def load_model(
         embedding=embedding,
         layers=layers,
         final_norm=final_norm,
-        head=make_linear(head),
-        rotary=RotaryEmbedding(config.rope, config.head_dim, dtype, device),
+        head=head,
+        rotary=RotaryEmbedding(
+            config.rope, config.head_dim, config.max_sequence_len, dtype, device
+        ),
         backend=backend,
+        weight_bytes=weights.num_bytes,
     )
+
+
+def _linear_modules(config: ModelConfig) -> list[str]:
+    names = [f"self_attn.{name}_proj" for name in "qkvo"]
+    names += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    layers = [
+        f"model.layers.{index}.{name}" for index in range(config.num_layers) for name in names
+    ]
+    return [*layers, HEAD]
 
 
 def _decoder_layer(weights: Weights, config: ModelConfig, index: int) -> DecoderLayer:
@@ -123,13 +140,14 @@ def _head_norm(weights: Weights, config: ModelConfig, prefix: str) -> HeadNorm:
     return HeadNorm(rows, config.rms_norm_eps)
 
 
-def _head(weights: Weights, config: ModelConfig) -> torch.Tensor:
-    return weights.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
-
-
 def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """Old files carry rotary tables, and tied ones may carry the head a second time."""
+    """Old files carry rotary tables, and tied ones may carry the head a second time.
+
+    Quantizers have given biases of zeros to modules without a bias.
+    """
     leftovers = [name for name in checkpoint.unread if not name.endswith("rotary_emb.inv_freq")]
+    if config.quantized is not None:
+        leftovers = [name for name in leftovers if not checkpoint.is_zero_bias(name)]
     if config.tie_word_embeddings:
         leftovers = [name for name in leftovers if name != "lm_head.weight"]
     if leftovers:

@@ -1,27 +1,50 @@
 """From stored tensors to layers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from workers.layers.linear import Linear, make_linear
 from workers.layers.sharding import Shard
+from workers.layers.split_linear import SplitLinear
 from workers.models.checkpoint import Checkpoint
+from workers.models.formats.format import QuantizedFormat, WeightPart
+from workers.quantization.plan import HEAD, QuantizationPlan
+from workers.quantization.quantized_weight import QuantizedWeight, can_join, join
+from workers.quantization.served_form import served_form
+
+Weight = torch.Tensor | QuantizedWeight
 
 
-@dataclass(frozen=True, slots=True)
+class _Module(NamedTuple):
+    """One rank's part of one linear module."""
+
+    weight: Weight
+    bias: torch.Tensor | None
+
+
+@dataclass(slots=True)
 class Weights:
-    """Reads one rank's layers out of a checkpoint, in one dtype, onto one device."""
+    """Reads one rank's layers out of a checkpoint, in one dtype, onto one device.
+
+    Weights that the checkpoint stores quantized stay so; the others are quantized as planned.
+    """
 
     checkpoint: Checkpoint
     shard: Shard
     dtype: torch.dtype
     device: torch.device
+    quantized: QuantizedFormat | None = None
+    """How the checkpoint stores quantized weights, if it does."""
+    plan: QuantizationPlan = field(default_factory=QuantizationPlan)
+    num_bytes: int = 0
+    """Of all that was read, as it is kept: packed codes, scales, zeros, and plain tensors."""
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor that every rank holds whole."""
-        return self.checkpoint.read(name, shape, self.dtype).to(self.device)
+        return self._plain(name, shape, ())
 
     def column_parallel(
         self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
@@ -34,30 +57,88 @@ class Weights:
             num_inputs: Input features.
             bias: Whether the layers have biases.
         """
-        weights, biases = [], []
+        modules = []
         for name, size in outputs.items():
-            part = (self.shard.part(size),)
-            weights.append(self._read(f"{prefix}.{name}.weight", (size, num_inputs), part))
-            if bias:
-                biases.append(self._read(f"{prefix}.{name}.bias", (size,), part))
-        return make_linear(_joined(weights), _joined(biases) if bias else None)
+            rows = self.shard.part(size)
+            part = WeightPart(f"{prefix}.{name}", (size, num_inputs), rows, slice(0, num_inputs))
+            bias_part = self._plain(f"{part.module}.bias", (size,), (rows,)) if bias else None
+            modules.append(_Module(self._weight(part), bias_part))
+        return _one_layer(modules)
 
     def row_parallel(self, prefix: str, num_inputs: int, num_outputs: int, *, bias: bool) -> Linear:
         """A layer cut along its input features, whose outputs are to be summed over the ranks.
 
         The bias is the first rank's, so that the sum holds it once.
         """
-        part = (slice(None), self.shard.part(num_inputs))
-        weight = self._read(f"{prefix}.weight", (num_outputs, num_inputs), part)
+        columns = self.shard.part(num_inputs)
+        part = WeightPart(prefix, (num_outputs, num_inputs), slice(0, num_outputs), columns)
         has_bias = bias and self.shard.rank == 0
         return make_linear(
-            weight.contiguous(),
-            self._read(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
+            self._weight(part),
+            self._plain(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
         )
 
-    def _read(self, name: str, shape: tuple[int, ...], part: tuple[slice, ...]) -> torch.Tensor:
-        return self.checkpoint.read(name, shape, self.dtype, part).to(self.device)
+    def head(self, embedding: torch.Tensor, *, tied: bool) -> Linear:
+        """The head, which every rank holds whole; a tied one is quantized in a copy.
+
+        Args:
+            embedding: [vocab_size, hidden_size].
+            tied: Whether the head's weight is the embedding.
+        """
+        if not tied:
+            rows, columns = (slice(0, size) for size in embedding.shape)
+            num_outputs, num_inputs = embedding.shape
+            return make_linear(
+                self._weight(WeightPart(HEAD, (num_outputs, num_inputs), rows, columns))
+            )
+        weight = self.plan.apply(HEAD, embedding)
+        return make_linear(weight if weight is embedding else self._counted(weight))
+
+    def _weight(self, part: WeightPart) -> Weight:
+        if self.quantized is not None and self.quantized.holds(self.checkpoint, part.module):
+            if self.plan.override(part.module) is not None:
+                raise ValueError(
+                    f"engine.quantization_overrides: got a pattern for {part.module}, expected "
+                    "patterns for what the checkpoint does not store quantized"
+                )
+            weight = served_form(self.quantized.read(self.checkpoint, part), self.dtype)
+        else:
+            weight = self._planned(part)
+        return self._counted(weight.to(self.device))
+
+    def _planned(self, part: WeightPart) -> Weight:
+        """A weight that is stored plainly; one to be quantized is not rounded before."""
+        scheme = self.plan.scheme_of(part.module)
+        dtype = self.dtype if scheme == "none" else torch.float32
+        is_whole = part.has_all_inputs and part.rows == slice(0, part.shape[0])
+        spans = () if is_whole else (part.rows, part.columns)
+        weight = self.checkpoint.read(f"{part.module}.weight", part.shape, dtype, spans)
+        return self.plan.apply(part.module, weight.contiguous())
+
+    def _plain(self, name: str, shape: tuple[int, ...], part: tuple[slice, ...]) -> torch.Tensor:
+        tensor = self.checkpoint.read(name, shape, self.dtype, part).to(self.device)
+        self.num_bytes += tensor.nbytes
+        return tensor
+
+    def _counted(self, weight: Weight) -> Weight:
+        if isinstance(weight, torch.Tensor):
+            self.num_bytes += weight.nbytes
+        else:
+            self.num_bytes += weight.packed_bytes
+        return weight
 
 
-def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+def _one_layer(modules: Sequence[_Module]) -> Linear:
+    """Modules with one input as one layer, in one product where their weights allow it."""
+    weights = [module.weight for module in modules]
+    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
+    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
+    if (plain and quantized) or (quantized and not can_join(quantized)):
+        return SplitLinear([make_linear(module.weight, module.bias) for module in modules])
+    biases = [module.bias for module in modules if module.bias is not None]
+    weight = join(quantized) if quantized else _stacked(plain)
+    return make_linear(weight, _stacked(biases) if biases else None)
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]

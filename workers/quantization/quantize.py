@@ -77,4 +77,4 @@ def _divisor(values: torch.Tensor) -> torch.Tensor:
 
 
 def _chunks(groups: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return torch.split(groups, _CHUNK_ELEMENTS // groups.shape[1])  # type: ignore[no-untyped-call,no-any-return]
+    return torch.split(groups, _CHUNK_ELEMENTS // groups.shape[1])

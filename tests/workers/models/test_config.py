@@ -119,7 +119,11 @@ def test_qwen_windows_by_layer() -> None:
         ),
         ({"architectures": None}, r"unsupported architecture \[\]; supported: Llama"),
         ({"hidden_act": "gelu"}, "LlamaForCausalLM: hidden_act 'gelu' is not supported"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is not supported"),
+        ({"quantization_config": {"bits": 4}}, "lacks 'quant_method'"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            r"unknown quantization_config\.quant_method 'fp8'; known: awq, compressed-tensors, gptq",
+        ),
         ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'; supported: default, dynamic"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
