@@ -1,4 +1,6 @@
-"""How many blocks the KV cache gets."""
+"""What the KV cache is made of: how many blocks, of which type."""
+
+import torch
 
 from cluster.settings import EngineSettings
 from workers.engine.memory import free_bytes
@@ -11,7 +13,8 @@ def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) 
 
     Raises ValueError if there is no room for a single one.
     """
-    block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, model.dtype)
+    dtype = cache_dtype(model, settings)
+    block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, dtype)
     budget = settings.kv_cache_bytes or free_bytes(model.device, settings.cpu_memory_share)
     if budget < block_bytes:
         raise ValueError(
@@ -19,3 +22,8 @@ def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) 
         )
     usable = settings.max_num_seqs * -(-max_model_len // settings.block_size)
     return 1 + min(budget // block_bytes, usable)
+
+
+def cache_dtype(model: CausalLM, settings: EngineSettings) -> torch.dtype:
+    """What keys and values are stored as."""
+    return torch.int8 if settings.kv_cache_dtype == "int8" else model.dtype

@@ -2,9 +2,11 @@
 
 import torch
 
+_INT8_MAX = 127.0
+
 
 def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> None:
-    """Put rows [N, num_kv_heads, D] into slots int64 [N] of a cache [num_blocks, block_size, ...].
+    """Put rows [N, ...] into slots int64 [N] of a cache [num_blocks, block_size, ...].
 
     Slot s is offset s % block_size of block s // block_size; no slot occurs twice.
     """
@@ -21,3 +23,16 @@ def gather_blocks(cache: torch.Tensor, block_ids: torch.Tensor, out: torch.Tenso
     target = out[: block_ids.shape[0]]
     torch.index_select(cache, 0, block_ids, out=target)
     return target.flatten(0, 1)
+
+
+def quantize_heads(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [..., D] as int8, and float32 scales [...]: each row's largest magnitude becomes 127."""
+    exact = rows.float()
+    largest = exact.abs().amax(dim=-1, keepdim=True)
+    inverse = torch.where(largest > 0, _INT8_MAX / largest, 0)
+    return (exact * inverse).round().to(torch.int8), (largest / _INT8_MAX).squeeze(-1)
+
+
+def dequantize_heads(rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """int8 rows [..., D] times float32 scales [...], in dtype."""
+    return (rows * scales[..., None]).to(dtype)

@@ -3,11 +3,16 @@
 import torch
 
 
-def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn each pair (i, i + D/2) of heads [T, num_heads, D] (Su et al., 2021).
 
-    `cos` and `signed_sin` are [T, 1, D]: the halves repeat the same angles, and the sines of
-    the first half are negated, so that a roll by D/2 replaces the usual negate and concatenate.
+    `cos` and `sin` are [T, 1, D/2].
     """
-    turned = heads.roll(heads.shape[-1] // 2, dims=-1)
-    return (heads * cos).addcmul_(turned, signed_sin)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat(
+        (
+            (first * cos).addcmul_(second, sin, value=-1),
+            (second * cos).addcmul_(first, sin),
+        ),
+        dim=-1,
+    )

@@ -6,6 +6,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from workers.layers.kv_cache import LayerCache
+from workers.layers.rotary import Rotation
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionMetadata:
@@ -28,34 +31,43 @@ class AttentionMetadata:
     """Tokens of one block."""
 
 
+class HeadNorm(NamedTuple):
+    """RMS norms of single query and key heads."""
+
+    weights: torch.Tensor
+    """[num_heads + num_kv_heads, head_dim], query heads first."""
+    eps: float
+
+
 class AttentionPlan(Protocol):
-    """What a backend worked out once for a step; every layer uses it."""
+    """What a backend worked out once for a step; every layer uses it.
+
+    Valid until its backend prepares the next one.
+    """
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
+        qkv: torch.Tensor,
+        rotation: Rotation,
+        head_norm: HeadNorm | None,
+        cache: LayerCache,
         *,
         window: int | None,
         scale: float,
-    ) -> torch.Tensor:
-        """Write this step's keys and values into the cache, then attend causally.
+        out: torch.Tensor,
+    ) -> None:
+        """Normalise and rotate heads, write keys and values into the cache, attend causally.
 
         Args:
-            query: [T, num_heads, head_dim].
-            key: [T, num_kv_heads, head_dim]; num_heads is a multiple of num_kv_heads.
-            value: Like key.
-            key_cache: [num_blocks, block_size, num_kv_heads, head_dim] of this layer.
-            value_cache: Like key_cache.
+            qkv: [T, num_heads + 2 * num_kv_heads, head_dim], queries, keys, values; may be
+                overwritten. num_heads is a multiple of num_kv_heads.
+            rotation: Of the rows' positions.
+            head_norm: Applied to queries and keys before rotation; None for no norm.
+            cache: Of this layer.
             window: Each query sees this many latest positions, its own included; None for all.
                 One of the windows the plan was made for.
             scale: Factor on the dot products.
-
-        Returns:
-            [T, num_heads, head_dim]; zeros in padding rows.
+            out: [T, num_heads * head_dim], filled; zeros in padding rows.
         """
 
 

@@ -10,6 +10,7 @@ import torch
 from workers.kernels.attention_sdpa import attend_decodes
 from workers.layers.attention import AttentionMetadata
 from workers.layers.gather_buffers import GatherBuffers
+from workers.layers.kv_cache import LayerCache
 
 IntArray = npt.NDArray[np.int64]
 
@@ -28,15 +29,14 @@ class DecodeGroup:
     def attend(
         self,
         query: torch.Tensor,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
+        cache: LayerCache,
         buffers: GatherBuffers,
         scale: float,
         output: torch.Tensor,
     ) -> None:
         """Fill this group's rows of output, both [T, num_heads, head_dim]."""
         size = self.rows.shape[0]
-        keys, values = buffers.gather(key_cache, value_cache, self.block_ids)
+        keys, values = buffers.gather(cache, self.block_ids, query.dtype)
         attended = attend_decodes(
             query.index_select(0, self.rows),
             keys.view(size, -1, *keys.shape[1:]),

@@ -6,6 +6,7 @@ import torch
 
 from workers.kernels.rms_norm import add_rms_norm
 from workers.layers.attention import AttentionPlan
+from workers.layers.kv_cache import LayerCache
 from workers.layers.mlp import GatedMlp
 from workers.layers.rotary import Rotation
 from workers.layers.self_attention import SelfAttention
@@ -32,7 +33,7 @@ class DecoderLayer:
         residual: torch.Tensor,
         delta: torch.Tensor,
         rotation: Rotation,
-        cache: tuple[torch.Tensor, torch.Tensor],
+        cache: LayerCache,
         plan: AttentionPlan,
     ) -> torch.Tensor:
         """Take in the layer before, and return what this one adds.
@@ -45,6 +46,6 @@ class DecoderLayer:
             plan: The step's attention plan.
         """
         normed = add_rms_norm(residual, delta, self.input_norm, self.eps)
-        attended = self.attention(normed, rotation, *cache, plan)
+        attended = self.attention(normed, rotation, cache, plan)
         normed = add_rms_norm(residual, attended, self.post_attention_norm, self.eps)
         return self.mlp(normed)

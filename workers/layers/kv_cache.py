@@ -1,9 +1,10 @@
 """The paged store of keys and values."""
 
 import math
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -24,6 +25,22 @@ class CacheShape(Protocol):
         """Elements of one head."""
 
 
+class LayerCache(NamedTuple):
+    """The keys and values of one layer.
+
+    In int8, each head of each token has a scale: what is stored times it is what was meant.
+    """
+
+    keys: torch.Tensor
+    """[num_blocks, block_size, num_kv_heads, head_dim]"""
+    values: torch.Tensor
+    """Like keys."""
+    key_scales: torch.Tensor | None = None
+    """float32 [num_blocks, block_size, num_kv_heads] if keys are int8, else None."""
+    value_scales: torch.Tensor | None = None
+    """Like key_scales."""
+
+
 @dataclass(frozen=True, slots=True)
 class KVCache:
     """Keys and values of all layers, in blocks that sequences own by block id.
@@ -31,10 +48,7 @@ class KVCache:
     Block 0 is the null block: no sequence owns it and nothing is ever written to it.
     """
 
-    keys: list[torch.Tensor]
-    """Of each layer: [num_blocks, block_size, num_kv_heads, head_dim]."""
-    values: list[torch.Tensor]
-    """Of each layer, shaped like its keys."""
+    layers: list[LayerCache]
 
     @classmethod
     def allocate(
@@ -45,46 +59,63 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> "KVCache":
-        """A cache of zeros; the operating system commits its pages as they are first written."""
-        shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
+        """A cache of zeros; the operating system commits its pages as they are first written.
 
-        def layers() -> list[torch.Tensor]:
-            return [
-                torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
-            ]
+        `dtype` is that of the stored elements: the model's, or int8.
+        """
+        scales_shape = (num_blocks, block_size, config.num_kv_heads)
+        shape = (*scales_shape, config.head_dim)
 
-        return cls(keys=layers(), values=layers())
+        def store() -> torch.Tensor:
+            return _lazy_zeros(shape, dtype, device)
+
+        def scales() -> torch.Tensor | None:
+            is_scaled = dtype == torch.int8
+            return _lazy_zeros(scales_shape, torch.float32, device) if is_scaled else None
+
+        layers = [
+            LayerCache(store(), store(), scales(), scales()) for _ in range(config.num_layers)
+        ]
+        return cls(layers)
 
     @staticmethod
     def bytes_per_block(config: CacheShape, block_size: int, dtype: torch.dtype) -> int:
-        """Bytes that one block takes over all layers, keys and values together."""
-        elements = block_size * config.num_kv_heads * config.head_dim
-        return 2 * config.num_layers * elements * dtype.itemsize
+        """Bytes that one block takes over all layers, keys, values and scales together."""
+        head_bytes = config.head_dim * dtype.itemsize
+        if dtype == torch.int8:
+            head_bytes += torch.float32.itemsize
+        return 2 * config.num_layers * block_size * config.num_kv_heads * head_bytes
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Copy each (source, destination) block in all layers; no destination is also a source."""
         if not pairs:
             return
-        sources, destinations = torch.tensor(pairs, device=self.keys[0].device).unbind(1)
-        for store in (*self.keys, *self.values):
+        sources, destinations = torch.tensor(pairs, device=self.layers[0].keys.device).unbind(1)
+        for store in self._stores():
             store[destinations] = store[sources]
 
     def zero_blocks(self, block_ids: list[int]) -> None:
         """Clear blocks whose owner may have left NaN or infinity in them, before they are reused.
 
-        Kernels mask positions past a sequence's end by a probability of zero, and zero times
+        Kernels may mask positions past a sequence's end by a probability of zero, and zero times
         NaN is NaN: such a value would reach the block's next owner.
         """
         if not block_ids:
             return
-        indices = torch.tensor(block_ids, device=self.keys[0].device)
-        for store in (*self.keys, *self.values):
+        indices = torch.tensor(block_ids, device=self.layers[0].keys.device)
+        for store in self._stores():
             store.index_fill_(0, indices, 0)
+
+    def _stores(self) -> Iterator[torch.Tensor]:
+        for layer in self.layers:
+            yield from (store for store in layer if store is not None)
 
 
 def _lazy_zeros(
-    shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device | str
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
 ) -> torch.Tensor:
     """Zeros straight from the operating system; torch.zeros would write, and so commit, all."""
-    memory = mmap(-1, math.prod(shape) * dtype.itemsize)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)  # attention reads blocks all over the store
     return torch.frombuffer(memory, dtype=dtype).view(shape).to(device)

@@ -8,6 +8,7 @@ from workers.kernels.attention_reference import causal_mask
 from workers.kernels.attention_sdpa import attend_chunk
 from workers.layers.attention import AttentionMetadata
 from workers.layers.gather_buffers import GatherBuffers, Gathered
+from workers.layers.kv_cache import LayerCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,7 @@ class PrefillChunk:
         self,
         query: torch.Tensor,
         fresh: Gathered,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
+        cache: LayerCache,
         buffers: GatherBuffers,
         scale: float,
         output: torch.Tensor,
@@ -41,7 +41,7 @@ class PrefillChunk:
         if self.block_ids is None:
             keys, values = fresh.keys[self.rows], fresh.values[self.rows]
         else:
-            gathered = buffers.gather(key_cache, value_cache, self.block_ids)
+            gathered = buffers.gather(cache, self.block_ids, query.dtype)
             keys, values = gathered.keys[: self.length], gathered.values[: self.length]
         output[self.rows] = attend_chunk(query[self.rows], keys, values, self.mask, scale)
 

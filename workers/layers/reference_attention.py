@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import torch
 
 from workers.kernels.attention_reference import attention_reference
-from workers.kernels.paged_cache import write_rows
-from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape
+from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape, HeadNorm
+from workers.layers.gather_buffers import GatherBuffers
+from workers.layers.kv_cache import LayerCache
+from workers.layers.rotary import Rotation
+from workers.layers.written_heads import write_heads
 
 
 class ReferenceAttention:
     """Attends sequence by sequence with float32 softmax; slow, and simple enough to trust."""
 
     def __init__(self, shape: AttentionShape) -> None:
-        """The shape is read off the tensors instead."""
+        self._shape = shape
 
     def prepare(
         self,
@@ -24,7 +27,7 @@ class ReferenceAttention:
         device: torch.device,
     ) -> AttentionPlan:
         """See AttentionBackend."""
-        return ReferencePlan(metadata)
+        return ReferencePlan(metadata, self._shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,27 @@ class ReferencePlan:
     """Nothing is worked out ahead."""
 
     metadata: AttentionMetadata
+    shape: AttentionShape
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
+        qkv: torch.Tensor,
+        rotation: Rotation,
+        head_norm: HeadNorm | None,
+        cache: LayerCache,
         *,
         window: int | None,
         scale: float,
-    ) -> torch.Tensor:
+        out: torch.Tensor,
+    ) -> None:
         """See AttentionPlan."""
         batch = self.metadata
-        num_rows = batch.query_starts[-1]
-        write_rows(key_cache, key[:num_rows], batch.slot_mapping)
-        write_rows(value_cache, value[:num_rows], batch.slot_mapping)
-        output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        query = write_heads(qkv, self.shape, rotation, head_norm, cache, batch.slot_mapping).query
+        out[batch.query_starts[-1] :] = 0
         for sequence, context_len in enumerate(batch.context_lens):
             rows = slice(batch.query_starts[sequence], batch.query_starts[sequence + 1])
-            table = torch.tensor(batch.block_tables[sequence], device=query.device)
-            keys = key_cache[table].flatten(0, 1)[:context_len]
-            values = value_cache[table].flatten(0, 1)[:context_len]
-            output[rows] = attention_reference(query[rows], keys, values, window, scale)
-        return output
+            table = torch.tensor(batch.block_tables[sequence], device=qkv.device)
+            gathered = GatherBuffers().gather(cache, table, torch.float32)
+            keys, values = gathered.keys[:context_len], gathered.values[:context_len]
+            attended = attention_reference(query[rows], keys, values, window, scale)
+            out[rows] = attended.flatten(1)

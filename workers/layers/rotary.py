@@ -8,30 +8,30 @@ from workers.layers.rope_scaling import RopeScaling
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of one step's positions, as `kernels.rotary.rotate` takes them."""
+    """Where a step's rows stand, and how each position turns."""
 
-    cos: torch.Tensor
-    """[T, 1, head_dim]"""
-    signed_sin: torch.Tensor
-    """[T, 1, head_dim]"""
+    positions: torch.Tensor
+    """int64 [T]"""
+    table: torch.Tensor
+    """[max_len, head_dim] in the model's dtype: cosines in the first half, sines in the other."""
 
 
 class RotaryEmbedding:
-    """Turns positions into rotations; all layers share one step's."""
+    """The rotations of all positions; all layers share it."""
 
     def __init__(
-        self, scaling: RopeScaling, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        scaling: RopeScaling,
+        head_dim: int,
+        max_len: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        self._scaling = scaling
-        self._frequencies = scaling.frequencies(head_dim).to(device)
-        self._dtype = dtype
+        """For positions below max_len; computed in float32, then rounded to the model's dtype."""
+        angles = scaling.angles(torch.arange(max_len), scaling.frequencies(head_dim))
+        halves = (angles.cos() * scaling.amplitude, angles.sin() * scaling.amplitude)
+        self._table = torch.cat(halves, dim=-1).to(device, dtype)
 
     def rotation(self, positions: torch.Tensor) -> Rotation:
-        """Of int64 positions [T]; computed in float32, then rounded to the model's dtype."""
-        angles = self._scaling.angles(positions, self._frequencies)[:, None]
-        cos = angles.cos() * self._scaling.amplitude
-        sin = angles.sin() * self._scaling.amplitude
-        return Rotation(
-            torch.cat((cos, cos), dim=-1).to(self._dtype),
-            torch.cat((-sin, sin), dim=-1).to(self._dtype),
-        )
+        """Of int64 positions [T]."""
+        return Rotation(positions, self._table)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.kernels.paged_cache import write_rows
-from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape
+from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape, HeadNorm
 from workers.layers.decode_group import DecodeGroup, decode_groups
 from workers.layers.gather_buffers import GatherBuffers, Gathered
+from workers.layers.kv_cache import LayerCache
 from workers.layers.prefill_chunk import PrefillChunk, prefill_chunk
+from workers.layers.rotary import Rotation
+from workers.layers.written_heads import write_heads
 
 _GROUP_BYTES = 5 << 19
 """Keys and values gathered at a time for decoding. Small enough to be still in the cores' caches
@@ -20,6 +22,7 @@ class SdpaAttention:
     """Decodes in groups of similar length, prefills sequence by sequence."""
 
     def __init__(self, shape: AttentionShape) -> None:
+        self._shape = shape
         self._elements_per_token = 2 * shape.num_kv_heads * shape.head_dim
         self._buffers = GatherBuffers()
 
@@ -45,7 +48,7 @@ class SdpaAttention:
             )
             for window in windows
         }
-        return SdpaPlan(metadata.slot_mapping, pieces, self._buffers)
+        return SdpaPlan(self._shape, metadata.slot_mapping, pieces, self._buffers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +63,29 @@ class Pieces:
 class SdpaPlan:
     """One step's pieces for each sliding window."""
 
+    shape: AttentionShape
     slots: torch.Tensor
     pieces: dict[int | None, Pieces]
     buffers: GatherBuffers
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
+        qkv: torch.Tensor,
+        rotation: Rotation,
+        head_norm: HeadNorm | None,
+        cache: LayerCache,
         *,
         window: int | None,
         scale: float,
-    ) -> torch.Tensor:
+        out: torch.Tensor,
+    ) -> None:
         """See AttentionPlan."""
-        num_rows = self.slots.shape[0]
-        write_rows(key_cache, key[:num_rows], self.slots)
-        write_rows(value_cache, value[:num_rows], self.slots)
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        output[num_rows:] = 0
+        heads = write_heads(qkv, self.shape, rotation, head_norm, cache, self.slots)
+        out[self.slots.shape[0] :] = 0
+        attended = out.view(-1, self.shape.num_heads, self.shape.head_dim)
         pieces = self.pieces[window]
         for group in pieces.groups:
-            group.attend(query, key_cache, value_cache, self.buffers, scale, output)
-        fresh = Gathered(key, value)
+            group.attend(heads.query, cache, self.buffers, scale, attended)
+        fresh = Gathered(heads.key, heads.value)
         for chunk in pieces.chunks:
-            chunk.attend(query, fresh, key_cache, value_cache, self.buffers, scale, output)
-        return output
+            chunk.attend(heads.query, fresh, cache, self.buffers, scale, attended)

@@ -40,7 +40,7 @@ def _theirs(scaling: dict[str, Any]) -> LlamaRotaryEmbedding:
 def _ours(scaling: dict[str, Any]) -> RotaryEmbedding:
     fields = {"rope_theta": 5000.0, "max_position_embeddings": 256, "rope_scaling": scaling}
     rope = parse_rope(RawConfig(fields))
-    return RotaryEmbedding(rope, 32, torch.float32, torch.device("cpu"))
+    return RotaryEmbedding(rope, 32, 512, torch.float32, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
@@ -48,9 +48,9 @@ def test_rotations_equal_transformers(scaling: dict[str, Any]) -> None:
     positions = torch.arange(256)
     cos, sin = _theirs(scaling)(torch.zeros(1), positions[None])
     rotation = _ours(scaling).rotation(positions)
-    torch.testing.assert_close(rotation.cos[:, 0], cos[0], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(rotation.signed_sin[:, 0, 16:], sin[0, :, 16:], atol=1e-4, rtol=1e-5)
-    assert torch.equal(rotation.signed_sin[..., :16], -rotation.signed_sin[..., 16:])
+    assert torch.equal(rotation.positions, positions)
+    torch.testing.assert_close(rotation.table[:256, :16], cos[0, :, :16], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(rotation.table[:256, 16:], sin[0, :, 16:], atol=1e-4, rtol=1e-5)
 
 
 def test_dynamic_scaling_equals_transformers_while_a_sequence_grows() -> None:
@@ -60,7 +60,8 @@ def test_dynamic_scaling_equals_transformers_while_a_sequence_grows() -> None:
     for position in range(250, 300):
         cos, _ = theirs(torch.zeros(1), torch.tensor([[position]]))
         rotation = ours.rotation(torch.tensor([position]))
-        torch.testing.assert_close(rotation.cos[:, 0], cos[0], atol=1e-4, rtol=1e-5)
+        found = rotation.table[rotation.positions, :16]
+        torch.testing.assert_close(found, cos[0, :, :16], atol=1e-4, rtol=1e-5)
 
 
 def test_dynamic_scaling_of_a_position_does_not_depend_on_its_batch() -> None:
