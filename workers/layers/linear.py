@@ -5,6 +5,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from workers.kernels.cpu_gemm import CpuGemm, PackedSpec, PackedWeight, cpu_gemm
+from workers.kernels.instruction_set import cpu_flags
+from workers.kernels.library import load_library
+from workers.kernels.silu_mul import silu_mul
 from workers.layers.quantized_linear import ReferenceQuantizedLinear
 from workers.quantization.quantized_weight import QuantizedWeight
 
@@ -12,14 +16,24 @@ _ROWS_HINT = 64
 """Rows that oneDNN lays a weight out for. Between 1 and 256, this hint was the fastest or within
 noise of it for batches of 1 to 2048 rows, in bfloat16 and float32."""
 
-_PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
-
 
 class Linear(Protocol):
     """A linear layer: x [T, in_features] to [T, out_features]."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x times the weight's transpose, plus the bias if there is one."""
+    @property
+    def out_features(self) -> int:
+        """Columns of the result."""
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """x times the weight's transpose, plus the bias if there is one.
+
+        Args:
+            x: [T, in_features], contiguous.
+            out: Takes the result; contiguous, of x's dtype. None makes a new tensor.
+
+        Returns:
+            The result, which is `out` if that was given.
+        """
 
 
 class PlainLinear:
@@ -28,10 +42,12 @@ class PlainLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._weight = weight
         self._bias = bias
+        self.out_features = weight.shape[0]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
-        return F.linear(x, self._weight, self._bias)
+        product = F.linear(x, self._weight, self._bias)
+        return product if out is None else out.copy_(product)
 
 
 class PackedLinear:
@@ -41,21 +57,105 @@ class PackedLinear:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
         self._bias = bias
         self._multiply = torch.ops.mkldnn._linear_pointwise.default
+        self.out_features = weight.shape[0]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
         product: torch.Tensor = self._multiply(x, self._packed, self._bias, "none", [], "")
-        return product
+        return product if out is None else out.copy_(product)
 
 
-def make_linear(weight: torch.Tensor | QuantizedWeight, bias: torch.Tensor | None = None) -> Linear:
+class NativeLinear:
+    """A weight in the layout of our own kernels, gated or not.
+
+    `packed` is all that it holds: a layer made of an equal one, read back from anywhere, is the
+    same layer.
+    """
+
+    def __init__(self, gemm: CpuGemm, packed: PackedWeight) -> None:
+        self._gemm = gemm
+        self.packed = packed
+        self.out_features = packed.spec.num_results
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """See Linear."""
+        if out is None:
+            out = x.new_empty(x.shape[0], self.out_features)
+        self._gemm.multiply(x, self.packed, out)
+        return out
+
+
+class SeparatelyGated:
+    """silu(gate) * up after a layer whose outputs are the gate and then what it gates."""
+
+    def __init__(self, gate_up: Linear) -> None:
+        self._gate_up = gate_up
+        self.out_features = gate_up.out_features // 2
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """See Linear."""
+        product = silu_mul(self._gate_up(x))
+        return product if out is None else out.copy_(product)
+
+
+Weight = torch.Tensor | QuantizedWeight
+
+
+def make_linear(weight: Weight, bias: torch.Tensor | None = None) -> Linear:
     """The fastest layer for weight [out_features, in_features] on its device.
 
-    A packed layer does not keep `weight`: the caller should drop it too.
+    Most layers do not keep `weight`: the caller should drop it too.
     """
+    return _native(weight, bias, is_gated=False) or _torch(weight, bias)
+
+
+def make_gated_linear(weight: Weight, bias: torch.Tensor | None = None) -> Linear:
+    """The fastest layer for silu(gate) * up, the first half of SwiGLU (Shazeer, 2020).
+
+    Args:
+        weight: [2 * out_features, in_features], the gate first.
+        bias: [2 * out_features].
+    """
+    return _native(weight, bias, is_gated=True) or SeparatelyGated(_torch(weight, bias))
+
+
+def _native(weight: Weight, bias: torch.Tensor | None, *, is_gated: bool) -> NativeLinear | None:
+    """The layer of our kernels, if they are there and know the weight."""
+    library = load_library()
+    if library is None:
+        return None
+    gemm = cpu_gemm(library)
+    if isinstance(weight, QuantizedWeight):
+        return _native_quantized(gemm, weight, bias, is_gated=is_gated)
+    if weight.device.type != "cpu":
+        return None
+    outputs, inputs = weight.shape
+    if weight.dtype == torch.float32:
+        spec = PackedSpec("float32", inputs, outputs, is_gated)
+    elif weight.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags():
+        spec = PackedSpec("bfloat16", inputs, outputs, is_gated)
+    else:
+        return None  # oneDNN uses AMX, which has several times our throughput
+    return NativeLinear(gemm, gemm.pack(spec, weight, bias=bias))
+
+
+def _native_quantized(
+    gemm: CpuGemm, weight: QuantizedWeight, bias: torch.Tensor | None, *, is_gated: bool
+) -> NativeLinear | None:
+    return None
+
+
+def _torch(weight: Weight, bias: torch.Tensor | None) -> Linear:
     if isinstance(weight, QuantizedWeight):
         return ReferenceQuantizedLinear(weight, bias)
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if has_onednn and weight.device.type == "cpu" and weight.dtype in _PACKED_DTYPES:
+    if weight.device.type == "cpu" and _onednn_packs(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
+
+
+def _onednn_packs(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from workers.layers.linear import Linear
+from workers.layers.placed import placed
 
 
 class SplitLinear:
@@ -15,7 +16,9 @@ class SplitLinear:
 
     def __init__(self, parts: Sequence[Linear]) -> None:
         self._parts = tuple(parts)
+        self.out_features = sum(part.out_features for part in parts)
+        self.out_features = sum(part.out_features for part in parts)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
-        return torch.cat([part(x) for part in self._parts], dim=1)
+        return placed(torch.cat([part(x) for part in self._parts], dim=1), out)

@@ -1,0 +1,222 @@
+#include "gemm.h"
+
+#include <algorithm>
+
+#include "gemm_activations.h"
+#include "gemm_tile.h"
+#include "pool.h"
+#include "scratch.h"
+
+namespace trunkline {
+namespace {
+
+// Weights that a chunk reads where reading them takes the time, and products that it sums where
+// that does: 50 microseconds at most.
+constexpr int64_t kChunkBytes = 48 << 10;
+constexpr int64_t kChunkProducts = 2 << 20;
+constexpr int64_t kChunkBlocks = 16;
+// Weights that stay in the first cache while all blocks of rows pass.
+constexpr int64_t kCachedBytes = 16 << 10;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Range {
+    int64_t begin;
+    int64_t end;
+    int64_t size() const { return end - begin; }
+};
+
+class Product {
+public:
+    Product(const LinearArgs& args, const Method& method)
+        : args_(args),
+          method_(method),
+          blocks_(args.num_rows),
+          num_steps_(ceil_div(args.num_inputs, inputs_per_step(method.weights))),
+          panel_bytes_(num_steps_ * kStepBytes),
+          half_(args.gated ? args.num_outputs / 2 : args.num_outputs),
+          num_panels_(ceil_div(half_, kPanel) * (args.gated ? 2 : 1)),
+          width_(std::min<int64_t>(panels_for(blocks_.rows(blocks_.count - 1)), num_panels_)),
+          row_groups_(ceil_div(blocks_.count, kChunkBlocks)),
+          chunk_panels_(panels_of_chunk()),
+          x_(lay_out(args, method, blocks_)) {}
+
+    void run() {
+        const int64_t panel_groups = ceil_div(num_panels_, chunk_panels_);
+        parallel_for(row_groups_ * panel_groups, [this](int64_t chunk) {
+            const int64_t group = chunk % row_groups_, first = chunk / row_groups_ * chunk_panels_;
+            run_chunk({blocks_.count * group / row_groups_, blocks_.count * (group + 1) / row_groups_},
+                      {first, std::min(first + chunk_panels_, num_panels_)});
+        });
+    }
+
+private:
+    int64_t panels_of_chunk() const {
+        const int64_t rows = ceil_div(args_.num_rows, row_groups_);
+        const int64_t by_bytes = kChunkBytes / panel_bytes_;
+        const int64_t by_products = kChunkProducts / (rows * kPanel * args_.num_inputs);
+        const int64_t wanted = std::max<int64_t>(std::min(by_bytes, by_products), 1);
+        // Pairs of a gated product stay together.
+        const int64_t unit = args_.gated && width_ % 2 ? 2 * width_ : width_;
+        return ceil_div(wanted, unit) * unit;
+    }
+
+    // Steps of the weights after which the next block of rows takes its turn.
+    int64_t cached_steps(int64_t panels, int64_t num_blocks) const {
+        if (num_blocks == 1) return num_steps_;
+        const int64_t steps = kCachedBytes / (panels * method_.expansion * kStepBytes);
+        if (method_.weights != WeightFormat::int4) return std::max<int64_t>(steps, 1);
+        return std::max<int64_t>(steps / group_steps(), 1) * group_steps();
+    }
+
+    int64_t group_steps() const { return args_.group_size / inputs_per_step(WeightFormat::int4); }
+
+    void run_chunk(Range blocks, Range panels) {
+        thread_local Scratch memory;
+        const Range rows{blocks_.begin(blocks.begin), blocks_.begin(blocks.end)};
+        auto* sums =
+            memory.get<float>(static_cast<size_t>(rows.size() * panels.size() * kPanel * 4));
+        for (int64_t panel = panels.begin; panel < panels.end;) {
+            const int64_t width = panels.end - panel >= width_ ? width_ : 1;
+            sum_panels(blocks, panel, width, sums + (panel - panels.begin) * rows.size() * kPanel);
+            panel += width;
+        }
+        finish(rows, panels, sums);
+    }
+
+    // Sums [width][rows][16] for panels side by side.
+    void sum_panels(Range blocks, int64_t panel, int64_t width, float* sums) {
+        thread_local Scratch memory;
+        const int64_t steps_at_once = cached_steps(width, blocks.size());
+        const uint8_t* weight = args_.weight + panel * panel_bytes_;
+        const uint8_t* end = args_.weight + num_panels_ * panel_bytes_;
+        for (int64_t step = 0; step < num_steps_; step += steps_at_once) {
+            const int64_t steps = std::min(steps_at_once, num_steps_ - step);
+            const uint8_t* from = weight + step * kStepBytes;
+            TileArgs tile = {};
+            tile.weight = from;
+            tile.panel_bytes = panel_bytes_;
+            tile.num_steps = steps;
+            tile.adds = step > 0;
+            if (method_.expand != nullptr) {
+                tile.num_steps = steps * method_.expansion;
+                tile.panel_bytes = tile.num_steps * kStepBytes;
+                auto* expanded = memory.get<uint8_t>(static_cast<size_t>(width * tile.panel_bytes));
+                for (int64_t each = 0; each < width; ++each)
+                    method_.expand(from + each * panel_bytes_, steps, expanded + each * tile.panel_bytes);
+                tile.weight = expanded;
+            }
+            // The blocks of rows fetch the next weights between them.
+            const bool is_last = step + steps >= num_steps_;
+            const uint8_t* next = is_last ? weight + width * panel_bytes_ : from + steps * kStepBytes;
+            const int64_t share = steps * kStepBytes / ceil_div(blocks.size(), width);
+            for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+                const int64_t turn = block - blocks.begin;
+                tile.ahead = next + turn % width * panel_bytes_ + turn / width * share;
+                tile.ahead_step = share / tile.num_steps;
+                if (blocks.size() == 1 || tile.ahead + share > end) {
+                    tile.ahead = from;
+                    tile.ahead_step = 0;
+                }
+                run_block(blocks, block, panel, width, step, tile, sums);
+            }
+        }
+    }
+
+    void run_block(Range blocks, int64_t block, int64_t panel, int64_t width, int64_t step,
+                   TileArgs tile, float* sums) {
+        const int64_t begin = blocks_.begin(block), first = blocks_.begin(blocks.begin);
+        const int rows = blocks_.rows(block);
+        tile.x = x_.words + begin * x_.words_per_row + step * method_.words_per_step * rows;
+        tile.sums = sums + (begin - first) * kPanel;
+        tile.sums_panel = (blocks_.begin(blocks.end) - first) * kPanel;
+        if (method_.weights == WeightFormat::int4) {
+            const int64_t group = step / group_steps(), at = (panel * x_.groups + group) * kPanel;
+            tile.group_steps = group_steps();
+            tile.panel_groups = x_.groups;
+            tile.scales = args_.scales + at;
+            tile.zeros = args_.zeros == nullptr ? nullptr : args_.zeros + at;
+            tile.x_sums = x_.sums + begin * x_.groups + group * rows;
+        }
+        const Tile* of = method_.tiles->of[rows - 1];
+        if (width == panels_for(rows)) return of[1](tile);
+        for (int64_t each = 0; each < width; ++each) {
+            of[0](tile);
+            tile.weight += tile.panel_bytes;
+            tile.sums = static_cast<float*>(tile.sums) + tile.sums_panel;
+            if (tile.scales != nullptr) tile.scales += x_.groups * kPanel;
+            if (tile.zeros != nullptr) tile.zeros += x_.groups * kPanel;
+        }
+    }
+
+    // From sums [panels][rows][16] to outputs.
+    void finish(Range rows, Range panels, const float* sums) const {
+        for (int64_t row = rows.begin; row < rows.end; ++row)
+            for (int64_t panel = panels.begin; panel < panels.end; panel += args_.gated ? 2 : 1) {
+                const float* from =
+                    sums + ((panel - panels.begin) * rows.size() + row - rows.begin) * kPanel;
+                float values[kPanel];
+                for (int part = 0; part < kPanel; part += kWidth) {
+                    F32 value = output(from + part, row, panel * kPanel + part);
+                    if (args_.gated) {
+                        const float* gated = from + rows.size() * kPanel;
+                        value = silu(value) *
+                                output(gated + part, row, (panel + 1) * kPanel + part);
+                    }
+                    store(values + part, value);
+                }
+                if (args_.dtype == DType::float32)
+                    write(values, row, panel, static_cast<float*>(args_.out));
+                else
+                    write(values, row, panel, static_cast<BFloat16*>(args_.out));
+            }
+    }
+
+    F32 output(const float* sum, int64_t row, int64_t column) const {
+        F32 value = load(sum);
+        if (method_.weights == WeightFormat::int4) {
+            value = value * set1(x_.scales[row].scale);
+        } else if (method_.quantizes_x) {
+            const auto [scale, offset] = x_.scales[row];
+            const Int exact = sub_int(load_int(sum), broadcast(static_cast<uint32_t>(offset)));
+            value = to_float(exact) * (load(args_.scales + column) * set1(scale));
+        } else if (method_.weights == WeightFormat::int8) {
+            value = value * load(args_.scales + column);
+        }
+        return args_.bias == nullptr ? value : value + load(args_.bias + column);
+    }
+
+    static F32 silu(F32 x) { return div(x, set1(1.0f) + exp(min(zero() - x, set1(88.0f)))); }
+
+    template <class T>
+    void write(const float* values, int64_t row, int64_t panel, T* out) const {
+        const int64_t column = (args_.gated ? panel / 2 : panel) * kPanel;
+        T* to = out + row * half_ + column;
+        if (column + kPanel <= half_) {
+            for (int part = 0; part < kPanel; part += kWidth) store(to + part, load(values + part));
+        } else {
+            for (int64_t i = 0; i < half_ - column; ++i) store_float(to + i, values[i]);
+        }
+    }
+
+    const LinearArgs& args_;
+    const Method& method_;
+    const RowBlocks blocks_;
+    const int64_t num_steps_;
+    const int64_t panel_bytes_;
+    const int64_t half_;  // outputs that are stored
+    const int64_t num_panels_;
+    const int64_t width_;
+    const int64_t row_groups_;
+    const int64_t chunk_panels_;
+    const Activations x_;
+};
+
+}  // namespace
+
+void multiply(const LinearArgs& args, const Method& few, const Method& many) {
+    if (args.num_rows == 0) return;
+    Product(args, args.num_rows <= 2 * kMaxRows ? few : many).run();
+}
+
+}  // namespace trunkline
