@@ -10,7 +10,8 @@ WORD_BITS = 32
 def unpack(words: torch.Tensor, bits: Bits) -> torch.Tensor:
     """The codes in int32 words [R, W]: uint8 [R, W * 32 / bits], in a little-endian machine's
     order, which is that of the files."""
-    octets = words.contiguous().view(torch.uint8)
+    # A transposed tensor of one column counts as contiguous, but cannot be viewed as bytes.
+    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     if bits == 8:
         return octets
     return torch.stack((octets & 15, octets >> 4), dim=-1).flatten(1)
