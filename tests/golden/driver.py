@@ -4,6 +4,7 @@ import torch
 
 from workers.layers.attention import AttentionMetadata
 from workers.layers.kv_cache import KVCache
+from workers.layers.workspace import Workspace
 from workers.models.causal_lm import CausalLM
 
 
@@ -35,8 +36,14 @@ class Driver:
             block_size=self._block_size,
         )
         plan = self._model.prepare(metadata)
-        hidden = self._model.forward(torch.tensor(token_ids), positions, self._cache, plan)
-        return self._model.logits(hidden)
+        workspace = Workspace.allocate(
+            self._model.config, len(token_ids), self._model.dtype, self._model.device
+        )
+        hidden = self._model.forward(
+            torch.tensor(token_ids), positions, self._cache, plan, workspace
+        )
+        out = torch.empty(len(token_ids), self._model.config.vocab_size)
+        return self._model.logits(hidden, out)
 
     def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
         """Continue a prompt with the likeliest tokens."""

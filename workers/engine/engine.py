@@ -67,7 +67,13 @@ class Engine:
         cache = KVCache.allocate(
             config, num_blocks, block_size, cache_dtype(self.model, settings), self.model.device
         )
-        self._runner = ModelRunner(self.model, cache, block_size, self.stats.watch)
+        self._runner = ModelRunner(
+            self.model,
+            cache,
+            block_size=block_size,
+            max_num_tokens=settings.max_num_batched_tokens,
+            watch=self.stats.watch,
+        )
         self._keeper = Bookkeeper(self._scheduler, self._runner, self.stats, config.eos_token_ids)
         self._intake = Intake(self.blocks, config, settings, self.max_model_len)
         self._card = model_card(model_dir, config, block_size, self.max_model_len)

@@ -5,14 +5,17 @@ from typing import NamedTuple
 import torch
 
 from workers.engine.batch import Batch, Chunk
-from workers.engine.batch_tensors import build
+from workers.engine.batch_tensors import BatchTensors, StepInputs, bucket
 from workers.engine.logprobs import token_logprobs
 from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw, Sampler
 from workers.engine.sequence import Sequence
 from workers.engine.stopwatch import Stopwatch
+from workers.layers.attention import AttentionPlan
 from workers.layers.kv_cache import KVCache
+from workers.layers.workspace import Workspace
 from workers.models.causal_lm import CausalLM
+from workers.models.recorder import Recorder
 
 _LOGITS_ROWS = 256
 """Prompt rows whose logits are held in memory at a time."""
@@ -38,12 +41,26 @@ class StepResult(NamedTuple):
 
 
 class ModelRunner:
-    """Owns the model and the KV cache's tensors."""
+    """Owns the model, the KV cache's tensors and the memory that steps work in."""
 
-    def __init__(self, model: CausalLM, cache: KVCache, block_size: int, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: KVCache,
+        *,
+        block_size: int,
+        max_num_tokens: int,
+        watch: Stopwatch,
+    ) -> None:
+        """For steps of up to max_num_tokens tokens."""
         self._model = model
         self._cache = cache
-        self._block_size = block_size
+        self._inputs = StepInputs(max_num_tokens, block_size, model.device)
+        self._workspace = Workspace.allocate(
+            model.config, self._inputs.max_rows, model.dtype, model.device
+        )
+        self._recorder = Recorder(model.library)
+        self._logits = torch.empty(0, model.config.vocab_size, device=model.device)
         self._sampler = Sampler(model.config.eos_token_ids)
         self._watch = watch
 
@@ -51,10 +68,10 @@ class ModelRunner:
     def run(self, batch: Batch) -> StepResult:
         """Compute the batch's chunks and sample where they reach their sequence's end."""
         self._cache.copy_blocks(batch.copies)
-        tensors = build(batch, self._block_size, self._model.device)
+        tensors = self._inputs.fill(batch)
         plan = self._model.prepare(tensors.attention)
         self._watch.lap("build")
-        hidden = self._model.forward(tensors.token_ids, tensors.positions, self._cache, plan)
+        hidden = self._forward(tensors, plan)
         starts = tensors.attention.query_starts
         failed = _not_finite(hidden[: batch.num_tokens], batch.chunks, starts)
         placed = [
@@ -72,13 +89,29 @@ class ModelRunner:
         ]
         samples: list[Sample] = []
         if ends:
-            logits = self._model.logits(hidden[torch.tensor([row for _, row in ends])])
+            logits = self._logits_of(hidden[torch.tensor([row for _, row in ends])])
             self._watch.lap("forward")
             samples = self._sample(logits, [sequence for sequence, _ in ends])
             self._watch.lap("sample")
         else:
             self._watch.lap("forward")
         return StepResult(samples, prompt_logprobs, failed)
+
+    def _forward(self, tensors: BatchTensors, plan: AttentionPlan) -> torch.Tensor:
+        token_ids, positions = tensors.token_ids, tensors.positions
+        workspace = self._workspace.first(len(token_ids))
+        self._recorder.run(
+            len(token_ids),
+            lambda: self._model.forward(token_ids, positions, self._cache, plan, workspace),
+        )
+        return workspace.normed
+
+    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [R, vocab_size] of hidden states [R, H]; valid until the next call."""
+        num_rows = len(hidden)
+        if num_rows > len(self._logits):
+            self._logits = self._logits.new_empty(bucket(num_rows), self._logits.shape[1])
+        return self._model.logits(hidden, self._logits[:num_rows])
 
     def clear_blocks(self, blocks: list[int]) -> None:
         """Clear blocks that hold values which are not finite, before anyone else gets them."""
@@ -106,7 +139,7 @@ class ModelRunner:
         found: list[TokenLogprob] = []
         for first in range(0, len(following), _LOGITS_ROWS):
             part = following[first : first + _LOGITS_ROWS]
-            logits = self._model.logits(hidden[first : first + len(part)])
+            logits = self._logits_of(hidden[first : first + len(part)])
             found += token_logprobs(logits, part, num_top)
         return found
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.kernels.rms_norm import add_rms_norm
+from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import AttentionPlan
 from workers.layers.kv_cache import LayerCache
 from workers.layers.mlp import GatedMlp
 from workers.layers.rotary import Rotation
 from workers.layers.self_attention import SelfAttention
+from workers.layers.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +28,27 @@ class DecoderLayer:
     """[hidden_size]"""
     mlp: GatedMlp
     eps: float
+    rows: RowKernels
 
     def __call__(
         self,
-        residual: torch.Tensor,
-        delta: torch.Tensor,
+        delta: torch.Tensor | None,
         rotation: Rotation,
         cache: LayerCache,
         plan: AttentionPlan,
+        workspace: Workspace,
     ) -> torch.Tensor:
-        """Take in the layer before, and return what this one adds.
+        """Take in the layer before, and return what this one adds: workspace.delta.
 
         Args:
-            residual: [T, hidden_size], changed in place; lacks `delta` yet.
-            delta: What the layer before adds.
+            delta: What the layer before adds to workspace.residual; None in the first layer.
             rotation: Of the rows' positions.
             cache: This layer's keys and values.
             plan: The step's attention plan.
+            workspace: Of the step's T rows.
         """
-        normed = add_rms_norm(residual, delta, self.input_norm, self.eps)
-        attended = self.attention(normed, rotation, cache, plan)
-        normed = add_rms_norm(residual, attended, self.post_attention_norm, self.eps)
-        return self.mlp(normed)
+        residual, normed = workspace.residual, workspace.normed
+        self.rows.add_rms_norm(residual, delta, self.input_norm, self.eps, normed)
+        attended = self.attention(normed, rotation, cache, plan, workspace)
+        self.rows.add_rms_norm(residual, attended, self.post_attention_norm, self.eps, normed)
+        return self.mlp(normed, workspace)

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.kernels.silu_mul import silu_mul
 from workers.layers.linear import Linear
+from workers.layers.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class GatedMlp:
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    gate_up: Linear
-    """hidden_size to 2 * intermediate_size, the gate first."""
+    gated: Linear
+    """silu(gate(x)) * up(x): hidden_size to intermediate_size."""
     down: Linear
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, hidden_size] to the same."""
-        return self.down(silu_mul(self.gate_up(x)))
+    def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+        """[T, hidden_size] to workspace.delta."""
+        return self.down(self.gated(x, workspace.activated), workspace.delta)

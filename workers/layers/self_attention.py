@@ -8,6 +8,7 @@ from workers.layers.attention import AttentionPlan, HeadNorm
 from workers.layers.kv_cache import LayerCache
 from workers.layers.linear import Linear
 from workers.layers.rotary import Rotation
+from workers.layers.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,15 @@ class SelfAttention:
     """Sliding window in tokens; None sees everything."""
 
     def __call__(
-        self, x: torch.Tensor, rotation: Rotation, cache: LayerCache, plan: AttentionPlan
+        self,
+        x: torch.Tensor,
+        rotation: Rotation,
+        cache: LayerCache,
+        plan: AttentionPlan,
+        workspace: Workspace,
     ) -> torch.Tensor:
-        """[T, hidden_size] to the same; writes this step's keys and values into the cache."""
-        qkv = self.qkv(x)
-        attended = qkv.new_empty(x.shape[0], self.num_heads * self.head_dim)
+        """[T, hidden_size] to workspace.delta; writes the step's keys and values to the cache."""
+        qkv = self.qkv(x, workspace.qkv)
         plan.forward(
             qkv.view(x.shape[0], -1, self.head_dim),
             rotation,
@@ -37,6 +42,6 @@ class SelfAttention:
             cache,
             window=self.window,
             scale=self.head_dim**-0.5,
-            out=attended,
+            out=workspace.attended,
         )
-        return self.output(attended)
+        return self.output(workspace.attended, workspace.delta)

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from workers.kernels.rms_norm import add_rms_norm
+from workers.kernels.library import Library
+from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import AttentionBackend, AttentionMetadata, AttentionPlan
 from workers.layers.decoder_layer import DecoderLayer
 from workers.layers.kv_cache import KVCache
 from workers.layers.linear import Linear
 from workers.layers.rotary import RotaryEmbedding
+from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
 
 
@@ -31,6 +32,9 @@ class CausalLM:
     """hidden_size to vocab_size."""
     rotary: RotaryEmbedding
     backend: AttentionBackend
+    rows: RowKernels
+    library: Library | None
+    """The CPU kernels that the layers are made of, if they are."""
     weight_bytes: int
     """Of all weights as they are kept, embedding and norms included."""
 
@@ -44,6 +48,7 @@ class CausalLM:
         positions: torch.Tensor,
         cache: KVCache,
         plan: AttentionPlan,
+        workspace: Workspace,
     ) -> torch.Tensor:
         """One step over a flat batch of T rows, padding included.
 
@@ -52,17 +57,21 @@ class CausalLM:
             positions: int64 [T], each row's place in its sequence.
             cache: Holds what came before; takes this step's keys and values.
             plan: Of the same batch.
+            workspace: Of T rows.
 
         Returns:
-            Hidden states after the final norm, [T, hidden_size].
+            Hidden states after the final norm, [T, hidden_size]: workspace.normed.
         """
         rotation = self.rotary.rotation(positions)
-        delta = F.embedding(token_ids, self.embedding)
-        residual = torch.zeros_like(delta)
+        self.rows.embed(token_ids, self.embedding, workspace.residual)
+        delta = None
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            delta = layer(residual, delta, rotation, layer_cache, plan)
-        return add_rms_norm(residual, delta, self.final_norm, self.config.rms_norm_eps)
+            delta = layer(delta, rotation, layer_cache, plan, workspace)
+        self.rows.add_rms_norm(
+            workspace.residual, delta, self.final_norm, self.config.rms_norm_eps, workspace.normed
+        )
+        return workspace.normed
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Of hidden states [R, hidden_size]: float32 [R, vocab_size]."""
-        return self.head(hidden).float()
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Of hidden states [R, hidden_size]: float32 [R, vocab_size], which is `out`."""
+        return self.head(hidden, out)

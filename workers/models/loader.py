@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from workers.kernels.library import load_library
+from workers.kernels.row_kernels import RowKernels, row_kernels
 from workers.layers.attention import AttentionShape, HeadNorm
 from workers.layers.attention_registry import ATTENTION_BACKENDS
 from workers.layers.decoder_layer import DecoderLayer
@@ -54,6 +56,8 @@ def load_model(
     device = torch.device(device)
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
     backend = ATTENTION_BACKENDS.get(attention)(shape)
+    library = load_library() if device.type == "cpu" else None
+    rows = row_kernels(library)
     with Checkpoint(path) as checkpoint:
         weights = Weights(checkpoint, Shard(), dtype, device, config.quantized, plan)
         embedding = weights.tensor(
@@ -61,7 +65,7 @@ def load_model(
         )
         layers = []
         for index in range(config.num_layers):
-            layers.append(_decoder_layer(weights, config, index))
+            layers.append(_decoder_layer(weights, config, index, rows))
             if progress is not None:
                 progress(index + 1, config.num_layers)
         final_norm = weights.tensor("model.norm.weight", (config.hidden_size,))
@@ -79,6 +83,8 @@ def load_model(
             config.rope, config.head_dim, config.max_sequence_len, dtype, device
         ),
         backend=backend,
+        rows=rows,
+        library=library,
         weight_bytes=weights.num_bytes,
     )
 
@@ -92,7 +98,9 @@ def _linear_modules(config: ModelConfig) -> list[str]:
     return [*layers, HEAD]
 
 
-def _decoder_layer(weights: Weights, config: ModelConfig, index: int) -> DecoderLayer:
+def _decoder_layer(
+    weights: Weights, config: ModelConfig, index: int, rows: RowKernels
+) -> DecoderLayer:
     prefix = f"model.layers.{index}"
     hidden, inner = config.hidden_size, config.intermediate_size
     bias = config.layer.mlp_bias
@@ -101,12 +109,13 @@ def _decoder_layer(weights: Weights, config: ModelConfig, index: int) -> Decoder
         attention=_attention(weights, config, index),
         post_attention_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
         mlp=GatedMlp(
-            gate_up=weights.column_parallel(
+            gated=weights.gated(
                 f"{prefix}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, bias=bias
             ),
             down=weights.row_parallel(f"{prefix}.mlp.down_proj", inner, hidden, bias=bias),
         ),
         eps=config.rms_norm_eps,
+        rows=rows,
     )
 
 

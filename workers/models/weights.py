@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from workers.layers.linear import Linear, make_linear
+from workers.layers.linear import Linear, SeparatelyGated, make_gated_linear, make_linear
 from workers.layers.sharding import Shard
 from workers.layers.split_linear import SplitLinear
 from workers.models.checkpoint import Checkpoint
@@ -57,13 +57,30 @@ class Weights:
             num_inputs: Input features.
             bias: Whether the layers have biases.
         """
+        modules = self._modules(prefix, outputs, num_inputs, bias=bias)
+        if not _can_fuse(modules):
+            return _split(modules)
+        return make_linear(*_fused(modules))
+
+    def gated(
+        self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
+    ) -> Linear:
+        """Like `column_parallel` of a gate and what it gates, their activation included."""
+        modules = self._modules(prefix, outputs, num_inputs, bias=bias)
+        if not _can_fuse(modules):
+            return SeparatelyGated(_split(modules))
+        return make_gated_linear(*_fused(modules))
+
+    def _modules(
+        self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
+    ) -> list[_Module]:
         modules = []
         for name, size in outputs.items():
             rows = self.shard.part(size)
             part = WeightPart(f"{prefix}.{name}", (size, num_inputs), rows, slice(0, num_inputs))
             bias_part = self._plain(f"{part.module}.bias", (size,), (rows,)) if bias else None
             modules.append(_Module(self._weight(part), bias_part))
-        return _one_layer(modules)
+        return modules
 
     def row_parallel(self, prefix: str, num_inputs: int, num_outputs: int, *, bias: bool) -> Linear:
         """A layer cut along its input features, whose outputs are to be summed over the ranks.
@@ -128,16 +145,27 @@ class Weights:
         return weight
 
 
-def _one_layer(modules: Sequence[_Module]) -> Linear:
-    """Modules with one input as one layer, in one product where their weights allow it."""
-    weights = [module.weight for module in modules]
-    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
-    quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
-    if (plain and quantized) or (quantized and not can_join(quantized)):
-        return SplitLinear([make_linear(module.weight, module.bias) for module in modules])
+def _can_fuse(modules: Sequence[_Module]) -> bool:
+    """Whether modules with one input can be one product."""
+    plain, quantized = _by_kind(modules)
+    return not quantized or (not plain and can_join(quantized))
+
+
+def _fused(modules: Sequence[_Module]) -> tuple[Weight, torch.Tensor | None]:
+    plain, quantized = _by_kind(modules)
     biases = [module.bias for module in modules if module.bias is not None]
     weight = join(quantized) if quantized else _stacked(plain)
-    return make_linear(weight, _stacked(biases) if biases else None)
+    return weight, _stacked(biases) if biases else None
+
+
+def _split(modules: Sequence[_Module]) -> Linear:
+    return SplitLinear([make_linear(module.weight, module.bias) for module in modules])
+
+
+def _by_kind(modules: Sequence[_Module]) -> tuple[list[torch.Tensor], list[QuantizedWeight]]:
+    weights = [module.weight for module in modules]
+    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
+    return plain, [weight for weight in weights if isinstance(weight, QuantizedWeight)]
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
