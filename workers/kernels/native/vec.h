@@ -43,14 +43,36 @@ inline void store_float(BFloat16* to, float x) { *to = to_bfloat16(x); }
 
 namespace trunkline {
 
+// 2 * kWidth elements at a time, in an order that depends on the type only: for bfloat16, where it
+// takes fewest instructions, even ones and odd ones. A stored pair is returned as it was rounded.
+inline Pair load_pair(const float* from) { return {load(from), load(from + kWidth)}; }
+
+inline Pair load_pair(const int8_t* from) { return {load(from), load(from + kWidth)}; }
+
+inline Pair load_pair(const BFloat16* from) {
+    Pair both;
+    load_even_odd(from, both.first, both.second);
+    return both;
+}
+
+inline Pair store_pair(float* to, Pair x) {
+    store(to, x.first);
+    store(to + kWidth, x.second);
+    return x;
+}
+
 inline F32 operator+(F32 a, F32 b) { return add(a, b); }
 inline F32 operator-(F32 a, F32 b) { return sub(a, b); }
 inline F32 operator*(F32 a, F32 b) { return mul(a, b); }
 
-// e**x for x <= 88; zero below -87. Cephes' reduction and polynomial: about 1 ulp.
+inline Pair operator+(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
+inline Pair operator*(Pair a, Pair b) { return {a.first * b.first, a.second * b.second}; }
+inline Pair operator*(Pair a, F32 b) { return {a.first * b, a.second * b}; }
+
+// e**x for x <= 88; zero below -87; NaN stays NaN. Cephes' reduction and polynomial: about 1 ulp.
 inline F32 exp(F32 x) {
     const F32 lowest = set1(-87.3f);
-    const F32 clamped = max(x, lowest);
+    const F32 clamped = max(lowest, x);
     const F32 n = round(clamped * set1(1.44269504088896341f));
     F32 r = fma(n, set1(-0.693359375f), clamped);
     r = fma(n, set1(2.12194440e-4f), r);

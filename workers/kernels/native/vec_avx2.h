@@ -11,6 +11,10 @@ struct F32 {
     __m256 v;
 };
 
+struct Pair {
+    F32 first, second;
+};
+
 inline F32 zero() { return {_mm256_setzero_ps()}; }
 inline F32 set1(float x) { return {_mm256_set1_ps(x)}; }
 inline F32 load(const float* from) { return {_mm256_loadu_ps(from)}; }
@@ -25,17 +29,45 @@ inline F32 load(const int8_t* from) {
     return {_mm256_cvtepi32_ps(wide)};
 }
 
+// 2 * kWidth elements: in `even` those at places 0, 2, 4 .., in `odd` the others.
+inline void load_even_odd(const BFloat16* from, F32& even, F32& odd) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    even.v = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    odd.v = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
 inline void store(float* to, F32 x) { _mm256_storeu_ps(to, x.v); }
 
-inline void store(BFloat16* to, F32 x) {
+// Rounded to bfloat16, whose bits are the upper half of each lane; the lower half is arbitrary.
+inline __m256i bfloat16_bits(F32 x) {
     const __m256i bits = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    return _mm256_blendv_epi8(rounded, quiet, nan);
+}
+
+inline void store(BFloat16* to, F32 x) {
+    const __m256i high = _mm256_srli_epi32(bfloat16_bits(x), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0xd8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+
+inline Pair store_pair(BFloat16* to, Pair x) {
+    const __m256i first = bfloat16_bits(x.first), second = bfloat16_bits(x.second);
+    const __m256i both = _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), both);
+    const __m256i high = _mm256_set1_epi32(-0x10000);
+    return {{_mm256_castsi256_ps(_mm256_and_si256(first, high))},
+            {_mm256_castsi256_ps(_mm256_and_si256(second, high))}};
+}
+
+// To the nearest integer, ties to even, which must be in -128 .. 127.
+inline void store(int8_t* to, F32 x) {
+    const __m256i wide = _mm256_cvtps_epi32(x.v);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
 }
 
 inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -64,10 +96,34 @@ inline F32 zero_where_less(F32 a, F32 b, F32 x) {
     return {_mm256_andnot_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ), x.v)};
 }
 
+// Lane j of row i to lane i of row j.
+inline void transpose(F32 (&rows)[kWidth]) {
+    __m256 pairs[8], quads[8];
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+        pairs[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            quads[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + 2 + j], 0x44);
+            quads[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + 2 + j], 0xee);
+        }
+    for (int i = 0; i < 4; ++i) {
+        rows[i].v = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+        rows[i + 4].v = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+    }
+}
+
 inline float sum(F32 x) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+
+// The sums of a, b, c and d, side by side.
+inline void store_sums(float* to, F32 a, F32 b, F32 c, F32 d) {
+    const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(a.v, b.v), _mm256_hadd_ps(c.v, d.v));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 }
 
 inline float max_of(F32 x) {
