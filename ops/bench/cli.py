@@ -86,3 +86,40 @@ def serve(
         write_rows(rows, json)
     if any(row.metric == "errors" and row.high for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def peers(
+    model: Annotated[
+        Path, typer.Option(help="Directory of a model in Hugging Face format, the same for all.")
+    ],
+    engines: Annotated[
+        str, typer.Option(help="Beginnings of engines' names, with commas; without any, all.")
+    ] = "",
+    works: Annotated[
+        str,
+        typer.Option(help="decode, prefill, prefix_hit, batch, start, rss; without any, all."),
+    ] = "",
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
+    served: Annotated[
+        bool, typer.Option("--served", help="Servers under load instead of engines offline.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Our engine beside its peers, which `make bench-peers` installs; in turn within each run."""
+    from ops.bench.peers.offline import bench_offline
+    from ops.bench.peers.served import bench_served
+    from ops.bench.report import write_rows
+    from ops.failure import UsageError
+
+    names = [name.strip() for name in engines.split(",") if name.strip()]
+    wanted = [name.strip() for name in works.split(",") if name.strip()]
+    try:
+        if served:
+            rows = bench_served(model, names, runs)
+        else:
+            rows = bench_offline(model, names, wanted, runs)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if json is not None:
+        write_rows(rows, json)

@@ -1,7 +1,7 @@
 """What every benchmark reports: rows of one form, as a table and as JSON."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -54,8 +54,14 @@ class Row:
         )
 
 
-def print_rows(rows: Sequence[Row], title: str) -> None:
-    """Show the rows as a table on standard output; what all rows share stands above it."""
+def print_rows(
+    rows: Sequence[Row], title: str, columns: Mapping[str, Callable[[Row], str]] | None = None
+) -> None:
+    """Show the rows as a table on standard output; what all rows share stands above it.
+
+    `columns` are further ones, by their headings.
+    """
+    further = columns or {}
     names = ("work", "model", "engine")
     differ = [name for name in names if len({getattr(row, name) for row in rows}) > 1]
     shared = [f"{name}: {getattr(rows[0], name)}" for name in names if rows and name not in differ]
@@ -65,10 +71,15 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     for name in ("median", "low", "high", "limit"):
         table.add_column(name, justify="right")
     table.add_column("unit")
+    for name in further:
+        table.add_column(name, justify="right")
     for row in rows:
         limit = "" if row.limit is None else _number(row.limit)
         figures = (_number(row.median), _number(row.low), _number(row.high), limit)
-        table.add_row(*(getattr(row, name) for name in differ), row.metric, *figures, row.unit)
+        more = [show(row) for show in further.values()]
+        table.add_row(
+            *(getattr(row, name) for name in differ), row.metric, *figures, row.unit, *more
+        )
     Console().print(table)
 
 
