@@ -1,0 +1,143 @@
+"""Row-wise work between matrix products and attention, by the CPU kernels."""
+
+import ctypes
+
+import torch
+
+from workers.kernels.library import Library, dtype_code
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _AddRmsNorm(ctypes.Structure):
+    _fields_ = (
+        ("residual", ctypes.c_void_p),
+        ("delta", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("eps", ctypes.c_float),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class _SiluMul(ctypes.Structure):
+    _fields_ = (
+        ("gate_up", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class _GatherRows(ctypes.Structure):
+    _fields_ = (
+        ("table", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int64),
+    )
+
+
+class _AreFinite(ctypes.Structure):
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class CpuRowKernels:
+    """RowKernels, and the gate of a feed-forward layer.
+
+    Activations are float32 or bfloat16, contiguous, computed with in float32 and rounded once. A
+    row's result does not depend on the other rows, nor on the number of threads. All methods raise
+    TypeError or ValueError, naming the argument, if a dtype or shape is not as said.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._add_rms_norm = library.kernel("add_rms_norm", _AddRmsNorm)
+        self._silu_mul = library.kernel("silu_mul", _SiluMul)
+        self._gather_rows = library.kernel("gather_rows", _GatherRows)
+        self._are_finite = library.kernel("are_finite", _AreFinite)
+
+    def embed(self, token_ids: torch.Tensor, table: torch.Tensor, out: torch.Tensor) -> None:
+        """out [T, H] = the rows of table [V, H] that int64 token_ids [T] name."""
+        self.gather_rows(table, token_ids, out)
+
+    def add_rms_norm(
+        self,
+        residual: torch.Tensor,
+        delta: torch.Tensor | None,
+        weight: torch.Tensor,
+        eps: float,
+        out: torch.Tensor,
+    ) -> None:
+        """Add delta, if any, to residual in place, both [T, H]; out is the sum's rms_norm."""
+        num_rows, width = _shape_of("residual", residual)
+        _check("weight", weight, residual.dtype, (width,))
+        _check("out", out, residual.dtype, (num_rows, width))
+        if delta is not None:
+            _check("delta", delta, residual.dtype, (num_rows, width))
+        args = _AddRmsNorm(
+            residual.data_ptr(),
+            None if delta is None else delta.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            num_rows,
+            width,
+            eps,
+            dtype_code(residual.dtype),
+        )
+        self._add_rms_norm(args, residual, delta, weight, out)
+
+    def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+        """out [T, I] = silu(gate) * up for gate and up side by side in gate_up [T, 2 I]."""
+        num_rows, width = _shape_of("gate_up", gate_up)
+        _check("out", out, gate_up.dtype, (num_rows, width // 2))
+        args = _SiluMul(
+            gate_up.data_ptr(), out.data_ptr(), num_rows, width // 2, dtype_code(gate_up.dtype)
+        )
+        self._silu_mul(args, gate_up, out)
+
+    def gather_rows(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """out [R, H] = the rows of x [T, H] that int64 rows [R] name, all of them in 0 .. T - 1.
+
+        These are not checked: they may change between plays of a program.
+        """
+        _, width = _shape_of("x", x)
+        _check("rows", rows, torch.int64, (len(out),))
+        _check("out", out, x.dtype, (len(rows), width))
+        args = _GatherRows(
+            x.data_ptr(), rows.data_ptr(), out.data_ptr(), len(rows), width * x.itemsize
+        )
+        self._gather_rows(args, x, rows, out)
+
+    def are_finite(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """out bool [T]: whether a row of x [T, H] is free of NaN and infinity."""
+        num_rows, width = _shape_of("x", x)
+        _check("out", out, torch.bool, (num_rows,))
+        args = _AreFinite(x.data_ptr(), out.data_ptr(), num_rows, width, dtype_code(x.dtype))
+        self._are_finite(args, x, out)
+
+
+def _shape_of(name: str, x: torch.Tensor) -> tuple[int, int]:
+    """The rows and columns of a matrix of activations, once checked."""
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name}: {x.dtype}, expected one of {_DTYPES}")
+    if x.dim() != 2 or not x.is_contiguous():
+        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected a contiguous matrix")
+    num_rows, width = x.shape
+    return num_rows, width
+
+
+def _check(name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if x.dtype != dtype:
+        raise TypeError(f"{name}: {x.dtype}, expected {dtype}")
+    if x.shape != shape or not x.is_contiguous():
+        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected contiguous {shape}")
