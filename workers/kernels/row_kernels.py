@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from workers.kernels.cpu_fused import CpuRowKernels
 from workers.kernels.library import Library
 from workers.kernels.rms_norm import rms_norm
 
@@ -63,4 +64,4 @@ class TorchRowKernels:
 
 def row_kernels(library: Library | None) -> RowKernels:
     """Those of the library, if there is one."""
-    return TorchRowKernels()
+    return TorchRowKernels() if library is None else CpuRowKernels(library)
