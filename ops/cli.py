@@ -146,6 +146,43 @@ def status(
     run(redis_url, namespace, as_json=json)
 
 
+@app.command()
+def quality(
+    model: Annotated[str, typer.Argument(help="Directory of a model, or a shipped one: demo.")],
+    quantization: Annotated[
+        str | None, typer.Option(help="Of weights: none, int8, int8_weight_only or int4.")
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option(help="Of cached keys and values: auto or int8.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="What is read; by default what the demo has not seen.")
+    ] = None,
+    max_perplexity_change: Annotated[
+        float | None, typer.Option(min=0.0, help="Percent; exits with 1 if it changes by more.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows to this file.")
+    ] = None,
+) -> None:
+    """Compare a quantized model's predictions with those of the model as it is stored."""
+    from ops.bench.report import print_rows, write_rows
+    from ops.quality import quality as run
+
+    rows, excess = run(
+        model,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        text=text,
+        max_perplexity_change=max_perplexity_change,
+    )
+    print_rows(rows, "trunkline quality")
+    if json is not None:
+        write_rows(rows, json)
+    if excess is not None:
+        raise CommandError(excess)
+
+
 def main() -> None:
     """Run the command and leave with its exit code."""
     sys.exit(_run(sys.argv[1:]))

@@ -5,6 +5,9 @@ from pathlib import Path
 SHIPPED = {"demo": "demo", "demo-small": "demo_small"}
 """Folders, beside this file, of the models that ship."""
 
+HELD_OUT = Path(__file__).with_name("held_out.txt")
+"""Text of the kind that the shipped models were trained on, and that none of them has read."""
+
 
 class UnknownModelError(ValueError):
     """A model that is neither shipped nor a directory."""

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from ops.models import SHIPPED, UnknownModelError, resolve
+from ops.models import HELD_OUT, SHIPPED, UnknownModelError, resolve
 from ops.models.shapes import NAMED
 
 MAX_BYTES = {"demo": 20 << 20, "demo-small": 4 << 20}
@@ -69,7 +69,7 @@ def test_weights_have_the_named_shape(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_model_has_learned_what_python_documentation_reads_like(name: str) -> None:
     """Perplexity on chapters and modules that training never saw."""
-    text = Path(__file__).with_name("held_out.txt").read_text(encoding="utf-8")
+    text = HELD_OUT.read_text(encoding="utf-8")
     ids = Tokenizer.from_file(str(resolve(name) / "tokenizer.json")).encode(text).ids
     windows = torch.tensor(ids[: len(ids) // WINDOW_TOKENS * WINDOW_TOKENS]).view(-1, WINDOW_TOKENS)
     with torch.inference_mode():
