@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, perf_counter
 
-import torch
-
 from cluster.errors import Reason, RequestError, invalid
 from cluster.model_card import ModelCard
 from cluster.prefix.block_hash import root_hash
@@ -24,11 +22,10 @@ from workers.engine.rates import Rates
 from workers.engine.request import FinishReason, Request, SampleOutput
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import RequestGroup
+from workers.engine.served_model import served_model
 from workers.engine.stats import Stats
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
-from workers.models.loader import load_model
-from workers.quantization.plan import QuantizationPlan
 
 
 class Engine:
@@ -45,7 +42,7 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._settings = settings
-        self.model = _load(model_dir, settings, progress)
+        self.model = served_model(model_dir, settings, progress)
         config, block_size = self.model.config, settings.block_size
         self.max_model_len = min(
             settings.max_model_len or config.max_sequence_len, config.max_sequence_len
@@ -190,29 +187,6 @@ class Engine:
 
 
 _DEADLINES_KEPT = 1024
-_ATTENTION = {"auto": "sdpa"}
-_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def _load(
-    model_dir: Path, settings: EngineSettings, progress: Callable[[int, int], None] | None
-) -> CausalLM:
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
-    return load_model(
-        model_dir,
-        dtype=_DTYPES[settings.dtype],
-        device=_device(settings),
-        attention=_ATTENTION.get(settings.attention, settings.attention),
-        progress=progress,
-        plan=QuantizationPlan.of(settings),
-    )
-
-
-def _device(settings: EngineSettings) -> torch.device:
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
 
 
 def _common_window(model: CausalLM) -> int | None:

@@ -9,7 +9,7 @@ from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import AttentionBackend, AttentionMetadata, AttentionPlan
 from workers.layers.decoder_layer import DecoderLayer
 from workers.layers.kv_cache import KVCache
-from workers.layers.linear import Linear
+from workers.layers.linear import Linear, NativeLinear
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
@@ -37,6 +37,11 @@ class CausalLM:
     """The CPU kernels that the layers are made of, if they are."""
     weight_bytes: int
     """Of all weights as they are kept, embedding and norms included."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether our own CPU kernels do the matrix products."""
+        return isinstance(self.head, NativeLinear)
 
     def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
         """Plan one step's attention, for `forward`."""
@@ -74,4 +79,4 @@ class CausalLM:
 
     def logits(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Of hidden states [R, hidden_size]: float32 [R, vocab_size], which is `out`."""
-        return self.head(hidden, out)
+        return out.copy_(self.head(hidden))

@@ -8,7 +8,7 @@ import torch
 from workers.kernels.library import load_library
 from workers.kernels.row_kernels import RowKernels, row_kernels
 from workers.layers.attention import AttentionShape, HeadNorm
-from workers.layers.attention_registry import ATTENTION_BACKENDS
+from workers.layers.attention_registry import attention_backend
 from workers.layers.decoder_layer import DecoderLayer
 from workers.layers.mlp import GatedMlp
 from workers.layers.rotary import RotaryEmbedding
@@ -39,7 +39,7 @@ def load_model(
         path: The folder.
         dtype: To convert to; None keeps the configuration's.
         device: Where the model will run.
-        attention: A name in ATTENTION_BACKENDS.
+        attention: A name in ATTENTION_BACKENDS, or auto.
         progress: Told (layers loaded, layers in all) after each layer.
         plan: How to quantize linear layers that are not stored quantized; None leaves them.
 
@@ -47,7 +47,7 @@ def load_model(
         UnsupportedModelError: The model asks for something that is not implemented.
         CheckpointError: A file or tensor is missing, unexpected or of the wrong shape.
         UnknownChoiceError: There is no such attention backend.
-        ValueError: The plan does not fit the model.
+        ValueError: The plan or the attention backend does not fit the model.
     """
     config = ModelConfig.read(path)
     plan = plan or QuantizationPlan()
@@ -55,7 +55,7 @@ def load_model(
     dtype = dtype or config.dtype
     device = torch.device(device)
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
-    backend = ATTENTION_BACKENDS.get(attention)(shape)
+    backend = attention_backend(attention, shape, dtype, device)
     library = load_library() if device.type == "cpu" else None
     rows = row_kernels(library)
     with Checkpoint(path) as checkpoint:

@@ -1,7 +1,6 @@
 """Puts replicas on a Ray cluster, changes their number and their version, takes them off."""
 
 import logging
-import os
 from dataclasses import dataclass
 
 import ray
@@ -11,6 +10,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
 from cluster.settings import Settings
+from workers.engine.cpus import usable_cpus
 from workers.replica.deployment import Replica
 
 _APP = "trunkline"
@@ -95,7 +95,7 @@ def _with_shares(settings: Settings) -> Settings:
     """With this machine's cores and memory divided among the replicas, unless said otherwise."""
     engine, count = settings.engine, max(1, settings.replica.count)
     shares = {
-        "num_threads": engine.num_threads or max(1, len(os.sched_getaffinity(0)) // count),
+        "num_threads": engine.num_threads or max(1, usable_cpus() // count),
         # Half of what is free; an update may start one more before it stops the first.
         "cpu_memory_share": engine.cpu_memory_share or 0.5 / (count + 1),
     }

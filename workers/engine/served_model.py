@@ -1,0 +1,46 @@
+"""The model as an engine's settings want it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.settings import EngineSettings
+from workers.engine.cpus import usable_cpus
+from workers.kernels.library import load_library
+from workers.models.causal_lm import CausalLM
+from workers.models.loader import load_model
+from workers.quantization.plan import QuantizationPlan
+
+_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def served_model(
+    model_dir: Path, settings: EngineSettings, progress: Callable[[int, int], None] | None
+) -> CausalLM:
+    """Load a model, and divide the threads between torch and our kernels.
+
+    Raises what `load_model` raises.
+    """
+    num_threads = settings.num_threads or usable_cpus()
+    torch.set_num_threads(num_threads)
+    if (library := load_library()) is not None:
+        library.set_num_threads(num_threads)
+    model = load_model(
+        model_dir,
+        dtype=_DTYPES[settings.dtype],
+        device=_device(settings),
+        attention=settings.attention,
+        progress=progress,
+        plan=QuantizationPlan.of(settings),
+    )
+    if model.is_native:
+        # Torch's threads spin for a while after each use, on cores that ours need next.
+        torch.set_num_threads(1)
+    return model
+
+
+def _device(settings: EngineSettings) -> torch.device:
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
