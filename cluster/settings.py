@@ -96,7 +96,7 @@ class EngineSettings(Section):
     """Requests that wait in the engine; more are refused."""
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt prefixes."""
-    attention: Literal["auto", "reference", "sdpa"] = "auto"
+    attention: Literal["auto", "native", "reference", "sdpa"] = "auto"
     """Implementation of attention."""
     num_threads: PositiveInt | None = None
     """Compute threads; without one, the cores divided among the replicas of this machine."""

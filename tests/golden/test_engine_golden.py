@@ -84,9 +84,10 @@ def test_chunks_of_any_size(case: Any, budget: int) -> None:
     assert outputs(make_llm(folder, max_num_batched_tokens=budget), prompts) == expected
 
 
-def test_reference_attention(case: Any) -> None:
+@pytest.mark.parametrize("attention", ["reference", "sdpa"])
+def test_other_attention_backends(case: Any, attention: str) -> None:
     folder, prompts, expected = case
-    assert outputs(make_llm(folder, attention="reference"), prompts) == expected
+    assert outputs(make_llm(folder, attention=attention), prompts) == expected
 
 
 def test_after_preemptions(case: Any) -> None:

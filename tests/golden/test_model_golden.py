@@ -53,7 +53,7 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def driver(
-    golden: Golden, block_size: int, attention: str = "sdpa", dtype: torch.dtype = torch.float32
+    golden: Golden, block_size: int, attention: str = "auto", dtype: torch.dtype = torch.float32
 ) -> Driver:
     return Driver(load_model(golden.folder, dtype, "cpu", attention), MAX_TOKENS, block_size)
 
@@ -70,11 +70,14 @@ def test_logits_of_a_whole_prompt(golden: Golden, attention: str, length: int) -
     torch.testing.assert_close(found, golden.logits(prompt), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
 @pytest.mark.parametrize(("chunk", "block_size"), [(1, 16), (7, 16), (16, 16), (25, 4)])
-def test_logits_of_a_prompt_in_chunks(golden: Golden, chunk: int, block_size: int) -> None:
+def test_logits_of_a_prompt_in_chunks(
+    golden: Golden, chunk: int, block_size: int, attention: str
+) -> None:
     """Chunks end within and at the borders of blocks and windows."""
     prompt = prompt_of(61)
-    fed = driver(golden, block_size)
+    fed = driver(golden, block_size, attention)
     found = [fed.feed(prompt[start : start + chunk]) for start in range(0, len(prompt), chunk)]
     torch.testing.assert_close(torch.cat(found), golden.logits(prompt), atol=1e-4, rtol=1e-4)
 

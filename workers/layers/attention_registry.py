@@ -2,11 +2,37 @@
 
 from collections.abc import Callable
 
+import torch
+
+from workers.kernels.cpu_attention import DTYPES, MAX_HEAD_DIM
+from workers.kernels.library import load_library
 from workers.layers.attention import AttentionBackend, AttentionShape
+from workers.layers.native_attention import NativeAttention
 from workers.layers.reference_attention import ReferenceAttention
 from workers.layers.sdpa_attention import SdpaAttention
 from workers.registry import Registry
 
 ATTENTION_BACKENDS: Registry[Callable[[AttentionShape], AttentionBackend]] = Registry(
-    "attention backend", {"reference": ReferenceAttention, "sdpa": SdpaAttention}
+    "attention backend",
+    {"native": NativeAttention, "reference": ReferenceAttention, "sdpa": SdpaAttention},
 )
+
+
+def attention_backend(
+    name: str, shape: AttentionShape, dtype: torch.dtype, device: torch.device
+) -> AttentionBackend:
+    """A backend by name; "auto" is the fastest that can serve the model here.
+
+    Raises UnknownChoiceError for any other name that is not in ATTENTION_BACKENDS, ValueError if
+    the backend cannot serve the model.
+    """
+    is_native = device.type == "cpu" and dtype in DTYPES
+    if name == "auto":
+        is_native = is_native and shape.head_dim <= MAX_HEAD_DIM and load_library() is not None
+        name = "native" if is_native else "sdpa"
+    elif name == "native" and not is_native:
+        raise ValueError(
+            f"attention: got 'native' with {dtype} on {device.type}, "
+            f"expected one of {DTYPES} on cpu"
+        )
+    return ATTENTION_BACKENDS.get(name)(shape)

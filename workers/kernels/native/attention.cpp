@@ -1,0 +1,147 @@
+// Attention over the paged cache, for any mix of sequences with one query and with many.
+#include "attention.h"
+
+#include <vector>
+
+#include "attention_decode.h"
+#include "attention_extend.h"
+#include "pool.h"
+
+namespace trunkline {
+namespace {
+
+// What one thread does without another: a tile of queries of one kv head, or a part of the positions
+// that a single query sees.
+struct Item {
+    int32_t sequence;
+    int32_t kv_head;  // -1 for a part
+    int32_t first;
+    int32_t last;
+};
+
+// A step's items in the order in which threads take them, and where its chunks begin.
+struct Work {
+    std::vector<Item> items;
+    std::vector<int32_t> chunks;
+    std::vector<int32_t> parts;  // of each sequence with a single query: its first item, else -1
+
+    void plan(const AttendArgs& args) {
+        items.clear(), chunks.clear(), parts.clear();
+        plan_tiles(args);
+        plan_parts(args);
+        chunks.push_back(static_cast<int32_t>(items.size()));
+    }
+
+private:
+    // Latest queries first: they see most, and what is long should not come last.
+    void plan_tiles(const AttendArgs& args) {
+        const int32_t step = static_cast<int32_t>(queries_per_tile(args.num_heads / args.num_kv_heads));
+        for (int32_t sequence = 0; sequence < args.batch->num_sequences; ++sequence) {
+            const int32_t* starts = args.batch->query_starts + sequence;
+            const int32_t size = starts[1] - starts[0];
+            if (size == 1) continue;
+            for (int32_t first = (size - 1) / step * step; first >= 0; first -= step)
+                for (int32_t kv_head = 0; kv_head < args.num_kv_heads; ++kv_head) {
+                    chunks.push_back(static_cast<int32_t>(items.size()));
+                    items.push_back({sequence, kv_head, first, std::min(first + step, size)});
+                }
+        }
+    }
+
+    void plan_parts(const AttendArgs& args) {
+        int64_t in_chunk = kSplit;
+        for (int32_t sequence = 0; sequence < args.batch->num_sequences; ++sequence) {
+            const int32_t* starts = args.batch->query_starts + sequence;
+            const bool is_single = starts[1] - starts[0] == 1;
+            parts.push_back(is_single ? static_cast<int32_t>(items.size()) : -1);
+            const int64_t end = args.batch->context_lens[sequence];
+            for (int64_t first = std::max<int64_t>(0, end - args.window); is_single && first < end;) {
+                const int64_t last = std::min(end, (first / kSplit + 1) * kSplit);
+                if (in_chunk + last - first > kSplit) {
+                    chunks.push_back(static_cast<int32_t>(items.size()));
+                    in_chunk = 0;
+                }
+                in_chunk += last - first;
+                items.push_back({sequence, -1, static_cast<int32_t>(first), static_cast<int32_t>(last)});
+                first = last;
+            }
+        }
+    }
+};
+
+// The sum of a sequence's parts as the row of its query, in the order of positions.
+template <class T, class Cache>
+void merge(const AttendArgs& args, float* partials, int64_t num_parts, int64_t row) {
+    const int64_t width = round_up(args.head_dim, kPair);
+    const int64_t stride = Partial::floats(args.num_heads, width);
+    const Partial whole(partials, args.num_heads, width);
+    T* out = static_cast<T*>(args.out) + row * args.num_heads * args.head_dim;
+    for (int64_t head = 0; head < args.num_heads; ++head) {
+        float peak = whole.peak[head];
+        for (int64_t i = 1; i < num_parts; ++i)
+            peak = std::max(peak, Partial(partials + i * stride, args.num_heads, width).peak[head]);
+        float total = 0.0f;
+        float* sums = whole.sums + head * width;
+        for (int64_t i = 0; i < num_parts; ++i) {
+            const Partial part(partials + i * stride, args.num_heads, width);
+            const float factor = std::exp(part.peak[head] - peak);
+            total += part.total[head] * factor;
+            const float* from = part.sums + head * width;
+            for (int64_t d = 0; d < width; d += kWidth) {
+                const F32 sum = load(from + d) * set1(factor);
+                store(sums + d, i == 0 ? sum : load(sums + d) + sum);
+            }
+        }
+        for (int64_t d = 0; d < args.head_dim; ++d)
+            store_float(
+                out + head * args.head_dim + d,
+                sums[DecodePart<T, Cache>::place(d, args.head_dim)] / total);
+    }
+}
+
+template <class T, class Cache>
+void attend(const AttendArgs& args) {
+    static thread_local Work planned;
+    static thread_local Scratch scratch;
+    Work& work = planned;
+    work.plan(args);
+    const int64_t stride = Partial::floats(args.num_heads, round_up(args.head_dim, kPair));
+    float* partials = scratch.get<float>(work.items.size() * stride * sizeof(float));
+
+    parallel_for(static_cast<int64_t>(work.chunks.size()) - 1, [&](int64_t chunk) {
+        for (int32_t index = work.chunks[chunk]; index < work.chunks[chunk + 1]; ++index) {
+            const Item& item = work.items[index];
+            if (item.kv_head >= 0) {
+                ExtendTile<T, Cache>(args, item.sequence, item.kv_head, item.first, item.last).run();
+                continue;
+            }
+            DecodePart<T, Cache>(args, item.sequence, item.first, item.last)
+                .run(args.batch->query_starts[item.sequence],
+                     Partial(partials + index * stride, args.num_heads, round_up(args.head_dim, kPair)));
+        }
+    });
+    parallel_for(args.batch->num_sequences, [&](int64_t sequence) {
+        const int32_t first = work.parts[sequence];
+        if (first < 0) return;
+        int64_t num_parts = 0;
+        while (first + num_parts < static_cast<int64_t>(work.items.size()) &&
+               work.items[first + num_parts].sequence == sequence)
+            ++num_parts;
+        merge<T, Cache>(args, partials + first * stride, num_parts, args.batch->query_starts[sequence]);
+    });
+    const int64_t width = args.num_heads * args.head_dim;
+    T* out = static_cast<T*>(args.out);
+    std::memset(out + args.batch->num_rows * width, 0, (args.num_rows - args.batch->num_rows) * width * sizeof(T));
+}
+
+}  // namespace
+}  // namespace trunkline
+
+TRUNKLINE_KERNEL(attend, trunkline::AttendArgs) {
+    using trunkline::attend, trunkline::BFloat16, trunkline::DType;
+    const bool is_int8 = args->cache_dtype == DType::int8;
+    if (args->dtype == DType::float32)
+        (is_int8 ? attend<float, int8_t> : attend<float, float>)(*args);
+    else
+        (is_int8 ? attend<BFloat16, int8_t> : attend<BFloat16, BFloat16>)(*args);
+}

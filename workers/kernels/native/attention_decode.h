@@ -1,0 +1,285 @@
+// Attention of single queries: the cache is read once, in long runs, and everything else must keep
+// up with that.
+//
+// A sequence's positions are cut at multiples of kSplit into parts that any thread can do. A part
+// computes the scores of all heads, their exponentials, and the weighted sum of the values. The query
+// heads that share a kv head go together, so that each key and value is loaded once.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "attention.h"
+#include "scratch.h"
+
+namespace trunkline {
+
+constexpr int64_t kSplit = 256;  // positions of a part; a multiple of kTile
+constexpr int64_t kTile = 32;    // positions whose keys or values stay in the first cache meanwhile
+constexpr int kMaxSlice = 4;     // query heads that go together
+
+// Some positions' elements of all kv heads, in one of the types of a cache.
+template <class T>
+struct Tile {
+    const T* base;
+    const int64_t* offsets;  // of each position's first element
+    int64_t head_stride;
+};
+
+// Where element `index` of a head stands once load_pair has loaded it.
+template <class T>
+int64_t lane_of(int64_t index) {
+    if (!std::is_same_v<T, BFloat16>) return index;
+    return index / kPair * kPair + index % 2 * kWidth + index % kPair / 2;
+}
+
+// Positions whose scores are summed up together: as many as have room in registers.
+template <int G>
+constexpr int kTogether = G == 1 ? 8 : G * 4 <= (kWidth == 8 ? 12 : 16) ? 4 : 2;
+
+template <int G, int N>
+void store_scores(const F32 (&sums)[G][N], float* scores) {
+    static_assert(G * N % 4 == 0);
+    const F32* all = sums[0];
+    for (int first = 0; first < G * N; first += 4) {
+        float four[4];
+        store_sums(four, all[first], all[first + 1], all[first + 2], all[first + 3]);
+        for (int i = 0; i < 4; ++i) scores[(first + i) / N * kSplit + (first + i) % N] = four[i];
+    }
+}
+
+// Dot products of G query heads [G, width] with the keys of `size` positions, a multiple of 8.
+template <int G, class T>
+void score_slice(
+    const float* query, int64_t width, const T* keys, const int64_t* offsets, int64_t size,
+    float* scores) {
+    constexpr int kTokens = kTogether<G>;
+    for (int64_t first = 0; first < size; first += kTokens) {
+        F32 sums[G][kTokens];
+        for (int g = 0; g < G; ++g)
+            for (int t = 0; t < kTokens; ++t) sums[g][t] = zero();
+        for (int64_t d = 0; d < width; d += kPair) {
+            Pair query_pair[G];
+            for (int g = 0; g < G; ++g) query_pair[g] = load_pair(query + g * width + d);
+            for (int t = 0; t < kTokens; ++t) {
+                const Pair key = load_pair(keys + offsets[first + t] + d);
+                for (int g = 0; g < G; ++g) sums[g][t] = fma(query_pair[g].first, key.first, sums[g][t]);
+                for (int g = 0; g < G; ++g) sums[g][t] = fma(query_pair[g].second, key.second, sums[g][t]);
+            }
+        }
+        store_scores(sums, scores + first);
+    }
+}
+
+// Adds G weighted sums of the values of `size` positions to sums [G, width], C * kPair elements.
+template <int G, int C, class T>
+void weigh_columns(
+    const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
+    int64_t width) {
+    F32 acc[G][2 * C];
+    for (int g = 0; g < G; ++g)
+        for (int c = 0; c < 2 * C; ++c) acc[g][c] = load(sums + g * width + c * kWidth);
+    for (int64_t t = 0; t < size; ++t) {
+        const T* row = values + offsets[t];
+        for (int c = 0; c < C; ++c) {
+            const Pair value = load_pair(row + c * kPair);
+            for (int g = 0; g < G; ++g) {
+                const F32 weight = set1(weights[g * kSplit + t]);
+                acc[g][2 * c] = fma(weight, value.first, acc[g][2 * c]);
+                acc[g][2 * c + 1] = fma(weight, value.second, acc[g][2 * c + 1]);
+            }
+        }
+    }
+    for (int g = 0; g < G; ++g)
+        for (int c = 0; c < 2 * C; ++c) store(sums + g * width + c * kWidth, acc[g][c]);
+}
+
+template <int G, class T>
+void weigh_slice(
+    const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
+    int64_t width) {
+    constexpr int C = G == 1 ? 4 : G <= 3 ? 2 : 1;  // what fits in registers
+    int64_t d = 0;
+    for (; d + C * kPair <= width; d += C * kPair)
+        weigh_columns<G, C>(weights, values + d, offsets, size, sums + d, width);
+    for (; d < width; d += kPair)
+        weigh_columns<G, 1>(weights, values + d, offsets, size, sums + d, width);
+}
+
+// Calls body<G>(first) for slices of 1 .. kMaxSlice that make up `group` query heads.
+template <class Body>
+void for_slices(int64_t group, Body&& body) {
+    for (int64_t first = 0; first < group;) {
+        const int64_t left = group - first;
+        switch (left <= kMaxSlice ? left : std::min<int64_t>(kMaxSlice, (left + 1) / 2)) {
+            case 1: body.template operator()<1>(first), first += 1; break;
+            case 2: body.template operator()<2>(first), first += 2; break;
+            case 3: body.template operator()<3>(first), first += 3; break;
+            default: body.template operator()<4>(first), first += 4;
+        }
+    }
+}
+
+// What a part leaves behind: for each query head weighted sums [width], the weights' sum, and the
+// largest score. Elements stand in the order of the values' type.
+struct Partial {
+    float* sums;  // [num_heads, width]
+    float* total;  // [num_heads]
+    float* peak;   // [num_heads]
+
+    static int64_t floats(int64_t num_heads, int64_t width) { return num_heads * (width + 2); }
+
+    Partial(float* memory, int64_t num_heads, int64_t width)
+        : sums(memory), total(memory + num_heads * width), peak(total + num_heads) {}
+};
+
+template <class T, class Cache>
+class DecodePart {
+public:
+    // One row's positions `first` up to `last`, at most kSplit.
+    DecodePart(const AttendArgs& args, int64_t sequence, int64_t first, int64_t last)
+        : args_(args),
+          width_(round_up(args.head_dim, kPair)),
+          group_(args.num_heads / args.num_kv_heads),
+          size_(last - first) {
+        find_slots(args, sequence, first, size_, slots_);
+        std::fill(slots_ + size_, slots_ + round_up(size_, kTile), slots_[size_ - 1]);
+        const int64_t stride = args.num_kv_heads * args.head_dim;
+        for (int64_t i = 0; i < round_up(size_, kTile); ++i) offsets_[i] = slots_[i] * stride;
+        for (int64_t i = 0; i < kTile; ++i) wide_offsets_[i] = i * args.num_kv_heads * width_;
+        reserve();
+    }
+
+    void run(int64_t row, const Partial& to) {
+        arrange_query(row);
+        for_tiles(static_cast<const Cache*>(args_.keys), [&](const auto& tile, int64_t first) {
+            const int64_t count = round_up(std::min(kTile, size_ - first), 8);
+            for_heads([&]<int G>(int64_t kv_head, int64_t head) {
+                score_slice<G>(
+                    query_ + head * width_, width_, tile.base + kv_head * tile.head_stride, tile.offsets,
+                    count, scores_ + head * kSplit + first);
+            });
+        });
+        for (int64_t head = 0; head < args_.num_heads; ++head) soften(head, to);
+        std::fill(to.sums, to.sums + args_.num_heads * width_, 0.0f);
+        for_tiles(static_cast<const Cache*>(args_.values), [&](const auto& tile, int64_t first) {
+            const int64_t count = std::min(kTile, size_ - first);
+            for_heads([&]<int G>(int64_t kv_head, int64_t head) {
+                weigh_slice<G>(
+                    scores_ + head * kSplit + first, tile.base + kv_head * tile.head_stride, tile.offsets,
+                    count, to.sums + head * width_, width_);
+            });
+        });
+    }
+
+    // Whether heads are read where they lie; else they are copied, and padded.
+    static bool is_direct(int64_t head_dim) { return head_dim % kPair == 0; }
+
+    // Where element `index` stands in a partial sum.
+    static int64_t place(int64_t index, int64_t head_dim) {
+        return is_direct(head_dim) ? lane_of<Cache>(index) : index;
+    }
+
+private:
+    void reserve() {
+        static thread_local Scratch scratch;
+        const int64_t wide = kTile * args_.num_kv_heads * width_;
+        const int64_t floats = args_.num_heads * (width_ + kSplit) + wide + 2 * kSplit;
+        query_ = scratch.get<float>(floats * sizeof(float));
+        scores_ = query_ + args_.num_heads * width_;
+        wide_ = scores_ + args_.num_heads * kSplit;
+        key_scales_ = wide_ + wide;
+        value_scales_ = key_scales_ + kSplit;
+    }
+
+    void arrange_query(int64_t row) {
+        const int64_t size = args_.head_dim, num_all = args_.num_heads + 2 * args_.num_kv_heads;
+        const T* from = static_cast<const T*>(args_.qkv) + row * num_all * size;
+        std::fill(query_, query_ + args_.num_heads * width_, 0.0f);
+        for (int64_t head = 0; head < args_.num_heads; ++head)
+            for (int64_t i = 0; i < size; ++i)
+                query_[head * width_ + place(i, size)] = to_float(from[head * size + i]) * args_.scale;
+    }
+
+    template <class Body>
+    void for_heads(Body&& body) {
+        for (int64_t kv_head = 0; kv_head < args_.num_kv_heads; ++kv_head)
+            for_slices(group_, [&]<int G>(int64_t first) {
+                body.template operator()<G>(kv_head, kv_head * group_ + first);
+            });
+    }
+
+    // Calls body(tile, its first position) for each tile, while the next is on its way from memory.
+    template <class Body>
+    void for_tiles(const Cache* from, Body&& body) {
+        const int64_t size = args_.head_dim;
+        for (int64_t first = 0; first < size_; first += kTile) {
+            const int64_t next = first + kTile;
+            for (int64_t i = next; i < std::min(next + kTile, size_); ++i)
+                prefetch(from + offsets_[i], args_.num_kv_heads * size);
+            if (is_direct(size)) {
+                body(Tile<Cache>{from, offsets_ + first, size}, first);
+            } else {
+                widen(from, first);
+                body(Tile<float>{wide_, wide_offsets_, width_}, first);
+            }
+        }
+    }
+
+    static void prefetch(const Cache* from, int64_t size) {
+        for (int64_t i = 0; i < size; i += 64 / sizeof(Cache)) __builtin_prefetch(from + i);
+    }
+
+    void widen(const Cache* from, int64_t first) {
+        const int64_t size = args_.head_dim;
+        for (int64_t t = 0; t < kTile; ++t)
+            for (int64_t kv_head = 0; kv_head < args_.num_kv_heads; ++kv_head) {
+                const Cache* head = from + offsets_[first + t] + kv_head * size;
+                float* to = wide_ + wide_offsets_[t] + kv_head * width_;
+                for (int64_t i = 0; i < size; ++i) to[i] = to_float(head[i]);
+                std::fill(to + size, to + width_, 0.0f);
+            }
+    }
+
+    // A head's scores to weights, whose sum and peak go to `to`.
+    void soften(int64_t head, const Partial& to) {
+        float* scores = scores_ + head * kSplit;
+        const int64_t padded = round_up(size_, kWidth), kv_head = head / group_;
+        const bool is_scaled = args_.key_scales != nullptr;
+        if (is_scaled && head % group_ == 0) {
+            gather_scales(args_, args_.key_scales, kv_head, slots_, size_, key_scales_);
+            gather_scales(args_, args_.value_scales, kv_head, slots_, size_, value_scales_);
+        }
+        if (is_scaled)
+            for (int64_t i = 0; i < padded; i += kWidth)
+                store(scores + i, load(scores + i) * load(key_scales_ + i));
+        std::fill(scores + size_, scores + padded, -INFINITY);
+        F32 peaks = load(scores);
+        for (int64_t i = kWidth; i < padded; i += kWidth) peaks = max(peaks, load(scores + i));
+        const float peak = max_of(peaks);
+        F32 totals = zero();
+        for (int64_t i = 0; i < padded; i += kWidth) {
+            const F32 weight = exp(load(scores + i) - set1(peak));
+            totals = totals + weight;
+            store(scores + i, is_scaled ? weight * load(value_scales_ + i) : weight);
+        }
+        to.total[head] = sum(totals);
+        to.peak[head] = peak;
+    }
+
+    const AttendArgs& args_;
+    const int64_t width_;  // of a head, padded
+    const int64_t group_;
+    const int64_t size_;
+    int64_t slots_[kSplit];
+    int64_t offsets_[kSplit];
+    int64_t wide_offsets_[kTile];
+    float* query_;   // [num_heads, width]
+    float* scores_;  // [num_heads, kSplit]
+    float* wide_;    // [kTile, num_kv_heads, width]
+    float* key_scales_;    // [kSplit], of the kv head at hand
+    float* value_scales_;  // [kSplit]
+};
+
+}  // namespace trunkline
