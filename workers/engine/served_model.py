@@ -33,6 +33,7 @@ def served_model(
         attention=settings.attention,
         progress=progress,
         plan=QuantizationPlan.of(settings),
+        packed_cache_bytes=settings.packed_cache_bytes,
     )
     if model.is_native:
         # Torch's threads spin for a while after each use, on cores that ours need next.

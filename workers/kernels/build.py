@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from workers.cache_dir import cache_dir
 from workers.kernels.instruction_set import (
     INSTRUCTION_SETS,
     InstructionSet,
@@ -23,6 +24,8 @@ from workers.kernels.instruction_set import (
 )
 
 SOURCES = Path(__file__).parent / "native"
+BUILDS = cache_dir() / "kernels"
+"""Where builds for this machine are kept."""
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"),
     # Only what is written as a fused multiply-add is one, so that rows round alike everywhere.
@@ -32,12 +35,6 @@ _FLAGS = (
 
 class BuildError(Exception):
     """The kernels cannot be compiled; the message tells what the compiler said."""
-
-
-def cache_dir() -> Path:
-    """Where builds for this machine are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "trunkline" / "kernels"
 
 
 def file_name(isa: InstructionSet) -> str:
@@ -98,7 +95,7 @@ def _run(command: list[str]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Build, and say where the libraries are or why they could not be made."""
     wanted = INSTRUCTION_SETS if arguments else runnable(cpu_flags())[:1]
-    folder = Path(arguments[0]) if arguments else cache_dir()
+    folder = Path(arguments[0]) if arguments else BUILDS
     try:
         for isa in wanted:
             print(build(isa, folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from workers.kernels.build import SOURCES, BuildError, build, cache_dir, file_name
+from workers.kernels.build import BUILDS, SOURCES, BuildError, build, file_name
 from workers.kernels.instruction_set import InstructionSet, cpu_flags, runnable
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -111,12 +111,16 @@ class Kernel:
         self._library.call(self._function, args, *alive)
 
 
-@cache
 def load_library() -> Library | None:
     """The kernels for this machine, built at need; None where they cannot be had.
 
     Looked for among the package's own files, then in the user's cache.
     """
+    return _machine_library()
+
+
+@cache
+def _machine_library() -> Library | None:
     isas = runnable(cpu_flags())
     log = structlog.get_logger()
     if not isas:
@@ -131,4 +135,4 @@ def load_library() -> Library | None:
 
 def _path(isa: InstructionSet) -> Path:
     carried = SOURCES / "lib" / file_name(isa)
-    return carried if carried.exists() else build(isa, cache_dir())
+    return carried if carried.exists() else build(isa, BUILDS)

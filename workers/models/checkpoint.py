@@ -55,6 +55,11 @@ class Checkpoint:
         return name in self._files
 
     @property
+    def files(self) -> list[Path]:
+        """The files that hold the tensors."""
+        return list(_weight_files(self._folder))
+
+    @property
     def unread(self) -> list[str]:
         """Names of the tensors that nothing has asked for, sorted."""
         return sorted(self._unread)

@@ -1,6 +1,7 @@
 """From a folder in Hugging Face format to a model that runs."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from workers.kernels.row_kernels import RowKernels, row_kernels
 from workers.layers.attention import AttentionShape, HeadNorm
 from workers.layers.attention_registry import attention_backend
 from workers.layers.decoder_layer import DecoderLayer
+from workers.layers.linear import multiplies_by_onednn
 from workers.layers.mlp import GatedMlp
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.self_attention import SelfAttention
@@ -18,6 +20,7 @@ from workers.models.causal_lm import CausalLM
 from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError
+from workers.models.packed_cache import packed_cache
 from workers.models.weights import Weights
 from workers.quantization.plan import HEAD, QuantizationPlan
 
@@ -29,6 +32,7 @@ def load_model(
     attention: str,
     progress: Callable[[int, int], None] | None = None,
     plan: QuantizationPlan | None = None,
+    packed_cache_bytes: int = 0,
 ) -> CausalLM:
     """Load config.json and the safetensors beside it.
 
@@ -42,6 +46,7 @@ def load_model(
         attention: A name in ATTENTION_BACKENDS, or auto.
         progress: Told (layers loaded, layers in all) after each layer.
         plan: How to quantize linear layers that are not stored quantized; None leaves them.
+        packed_cache_bytes: Disk for packed weights, for the next start; 0 keeps none.
 
     Raises:
         UnsupportedModelError: The model asks for something that is not implemented.
@@ -59,7 +64,17 @@ def load_model(
     library = load_library() if device.type == "cpu" else None
     rows = row_kernels(library)
     with Checkpoint(path) as checkpoint:
-        weights = Weights(checkpoint, Shard(), dtype, device, config.quantized, plan)
+        shard = Shard()
+        cache = None
+        if library is not None:
+            served_as = {
+                "dtype": str(dtype),
+                "plan": asdict(plan),
+                "shard": asdict(shard),
+                "onednn": multiplies_by_onednn(dtype),
+            }
+            cache = packed_cache(checkpoint.files, served_as, packed_cache_bytes)
+        weights = Weights(checkpoint, shard, dtype, device, config.quantized, plan, cache)
         embedding = weights.tensor(
             "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
         )
@@ -70,7 +85,10 @@ def load_model(
                 progress(index + 1, config.num_layers)
         final_norm = weights.tensor("model.norm.weight", (config.hidden_size,))
         head = weights.head(embedding, tied=config.tie_word_embeddings)
-        _refuse_leftovers(checkpoint, config)
+        if cache is None or not cache.is_found:
+            _refuse_leftovers(checkpoint, config)
+    if cache is not None:
+        cache.save()
     return CausalLM(
         config=config,
         dtype=dtype,

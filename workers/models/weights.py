@@ -1,16 +1,24 @@
 """From stored tensors to layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
-from workers.layers.linear import Linear, SeparatelyGated, make_gated_linear, make_linear
+from workers.layers.linear import (
+    Linear,
+    NativeLinear,
+    SeparatelyGated,
+    make_gated_linear,
+    make_linear,
+    packed_linear,
+)
 from workers.layers.sharding import Shard
 from workers.layers.split_linear import SplitLinear
 from workers.models.checkpoint import Checkpoint
 from workers.models.formats.format import QuantizedFormat, WeightPart
+from workers.models.packed_cache import CachedWeight, PackedCache
 from workers.quantization.plan import HEAD, QuantizationPlan
 from workers.quantization.quantized_weight import QuantizedWeight, can_join, join
 from workers.quantization.served_form import served_form
@@ -39,6 +47,8 @@ class Weights:
     quantized: QuantizedFormat | None = None
     """How the checkpoint stores quantized weights, if it does."""
     plan: QuantizationPlan = field(default_factory=QuantizationPlan)
+    cache: PackedCache | None = None
+    """Of packed layers; none where layers are not our kernels'."""
     num_bytes: int = 0
     """Of all that was read, as it is kept: packed codes, scales, zeros, and plain tensors."""
 
@@ -57,19 +67,25 @@ class Weights:
             num_inputs: Input features.
             bias: Whether the layers have biases.
         """
-        modules = self._modules(prefix, outputs, num_inputs, bias=bias)
-        if not _can_fuse(modules):
-            return _split(modules)
-        return make_linear(*_fused(modules))
+
+        def make() -> Linear:
+            modules = self._modules(prefix, outputs, num_inputs, bias=bias)
+            return make_linear(*_fused(modules)) if _can_fuse(modules) else _split(modules)
+
+        return self._layer(prefix, make)
 
     def gated(
         self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
     ) -> Linear:
         """Like `column_parallel` of a gate and what it gates, their activation included."""
-        modules = self._modules(prefix, outputs, num_inputs, bias=bias)
-        if not _can_fuse(modules):
-            return SeparatelyGated(_split(modules))
-        return make_gated_linear(*_fused(modules))
+
+        def make() -> Linear:
+            modules = self._modules(prefix, outputs, num_inputs, bias=bias)
+            if not _can_fuse(modules):
+                return SeparatelyGated(_split(modules))
+            return make_gated_linear(*_fused(modules))
+
+        return self._layer(prefix, make)
 
     def _modules(
         self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
@@ -87,13 +103,17 @@ class Weights:
 
         The bias is the first rank's, so that the sum holds it once.
         """
-        columns = self.shard.part(num_inputs)
-        part = WeightPart(prefix, (num_outputs, num_inputs), slice(0, num_outputs), columns)
-        has_bias = bias and self.shard.rank == 0
-        return make_linear(
-            self._weight(part),
-            self._plain(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
-        )
+
+        def make() -> Linear:
+            columns = self.shard.part(num_inputs)
+            part = WeightPart(prefix, (num_outputs, num_inputs), slice(0, num_outputs), columns)
+            has_bias = bias and self.shard.rank == 0
+            return make_linear(
+                self._weight(part),
+                self._plain(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
+            )
+
+        return self._layer(prefix, make)
 
     def head(self, embedding: torch.Tensor, *, tied: bool) -> Linear:
         """The head, which every rank holds whole; a tied one is quantized in a copy.
@@ -102,14 +122,31 @@ class Weights:
             embedding: [vocab_size, hidden_size].
             tied: Whether the head's weight is the embedding.
         """
-        if not tied:
-            rows, columns = (slice(0, size) for size in embedding.shape)
+
+        def make() -> Linear:
+            if tied:
+                weight = self.plan.apply(HEAD, embedding)
+                return make_linear(weight if weight is embedding else self._counted(weight))
             num_outputs, num_inputs = embedding.shape
+            rows, columns = slice(0, num_outputs), slice(0, num_inputs)
             return make_linear(
                 self._weight(WeightPart(HEAD, (num_outputs, num_inputs), rows, columns))
             )
-        weight = self.plan.apply(HEAD, embedding)
-        return make_linear(weight if weight is embedding else self._counted(weight))
+
+        return self._layer(HEAD, make)
+
+    def _layer(self, name: str, make: Callable[[], Linear]) -> Linear:
+        """A layer from the cache, or else made, and noted for the next run if it can be kept."""
+        if self.cache is None:
+            return make()
+        if (cached := self.cache.get(name)) is not None:
+            self.num_bytes += cached.num_bytes
+            return packed_linear(cached.packed)
+        before = self.num_bytes
+        layer = make()
+        if isinstance(layer, NativeLinear):
+            self.cache.add(name, CachedWeight(layer.packed, self.num_bytes - before))
+        return layer
 
     def _weight(self, part: WeightPart) -> Weight:
         if self.quantized is not None and self.quantized.holds(self.checkpoint, part.module):
