@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format proto bench clean
+.PHONY: help serve test lint format proto bench bench-peers clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,8 +33,12 @@ proto: $(VENV)/.ready-dev ## Make the contract's stubs again
 bench: $(VENV)/.ready-dev ## Measure the engine on this machine
 	@$(BIN)/trunkline bench engine
 
+bench-peers: $(VENV)/.ready-dev ## Measure the engine beside its peers (ARGS="--model DIR --engines A,B --runs 3")
+	@nice -n 15 $(BIN)/python -m ops.bench.peers.venvs
+	@$(BIN)/trunkline bench peers $(ARGS)
+
 clean: ## Forget everything that was installed or cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): constraints.txt pyproject.toml proto/pyproject.toml ops/setup.sh
 	@PYTHON=$(PYTHON) ops/setup.sh $(VENV) .

@@ -91,8 +91,8 @@ def serve(
 @app.command()
 def peers(
     model: Annotated[
-        Path, typer.Option(help="Directory of a model in Hugging Face format, the same for all.")
-    ],
+        str, typer.Option(help="Directory of a model, or the name of a shape to make.")
+    ] = "smol-110m",
     engines: Annotated[
         str, typer.Option(help="Beginnings of engines' names, with commas; without any, all.")
     ] = "",
@@ -107,6 +107,7 @@ def peers(
     json: Json = None,
 ) -> None:
     """Our engine beside its peers, which `make bench-peers` installs; in turn within each run."""
+    from ops.bench.peers.models import model_folder
     from ops.bench.peers.offline import bench_offline
     from ops.bench.peers.served import bench_served
     from ops.bench.report import write_rows
@@ -115,10 +116,11 @@ def peers(
     names = [name.strip() for name in engines.split(",") if name.strip()]
     wanted = [name.strip() for name in works.split(",") if name.strip()]
     try:
+        folder = model_folder(model)
         if served:
-            rows = bench_served(model, names, runs)
+            rows = bench_served(folder, names, runs)
         else:
-            rows = bench_offline(model, names, wanted, runs)
+            rows = bench_offline(folder, names, wanted, runs)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     if json is not None:

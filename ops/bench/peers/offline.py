@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 import torch
 
@@ -14,7 +16,7 @@ from ops.bench.peers.launch import Launcher
 from ops.bench.peers.limits import sizes
 from ops.bench.peers.registry import all_engines, select
 from ops.bench.peers.rows import hardware_rows, rows_by_work, share_of_limit
-from ops.bench.peers.turns import RSS, START, Turns
+from ops.bench.peers.turns import RSS, START, Tell, Turns
 from ops.bench.peers.works import BATCH, BATCH_OUTPUT, BATCH_PROMPT, PROMPT, WORKS
 from ops.bench.report import Row, print_rows
 
@@ -38,7 +40,9 @@ def bench_offline(
     wanted = set(work_names or WORK_NAMES)
     vocab_size = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     hardware = measure(_hardware_dtype())
-    turns = Turns(engines, Launcher(model, threads).launch, vocab_size, _tell)
+    # Like Ctrl-C, so that no engine is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    turns = Turns(engines, Launcher(model, threads).launch, vocab_size, _teller())
     comparison = turns.compare(
         [work for work in WORKS if work.name in wanted], runs, starts=bool(wanted & {START, RSS})
     )
@@ -65,5 +69,11 @@ def _hardware_dtype() -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+def _teller() -> Tell:
+    """Shows messages with the seconds since now."""
+    begin_s = monotonic()
+
+    def tell(message: str) -> None:
+        print(f"{monotonic() - begin_s:6.0f} s  {message}", file=sys.stderr, flush=True)
+
+    return tell

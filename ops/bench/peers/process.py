@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -76,11 +77,9 @@ class Peer:
         """
         request = {"prompts": prompts, "output_tokens": output_tokens}
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended, and may have left the reason
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, and may have left the reason
         answer = json.loads(self._line())
         if "error" in answer:
             raise PeerError(answer["error"])
@@ -112,14 +111,10 @@ class Peer:
         """End it and whatever it has started."""
         self.resume()
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
+        with suppress(subprocess.TimeoutExpired):  # some leave threads behind that never end
             self._process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass  # some leave threads behind that never end
         self._signal(signal.SIGKILL)
         self._process.wait()
         os.close(self._answers)
@@ -145,7 +140,5 @@ class Peer:
         return f"its process ended: {how} (log: {self._log})"
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError):  # all of the group have ended
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass  # all of the group have ended

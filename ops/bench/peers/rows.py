@@ -1,6 +1,7 @@
 """What a comparison amounts to: figures, our ratio to the best peer, and spoiled samples."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ def _figures(folder: Path, hardware: Hardware) -> dict[str, _Figure]:
             work.metric,
             work.unit,
             work.more_is_better,
-            lambda engine, work=work: limit(work, engine),
+            partial(limit, work),
         )
         for work in WORKS
     }

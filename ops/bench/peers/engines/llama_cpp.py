@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import llama_cpp
+
 from ops.bench.peers.child import main
 from ops.bench.peers.engines.llama_cpp_convert import write_gguf
 

@@ -29,12 +29,14 @@ def write_gguf(folder: Path, target: Path) -> None:
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[architecture])
     _add_config(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    turned = {}
+    if family == "llama":
+        turned["q_proj"] = config["num_attention_heads"]
+        turned["k_proj"] = config["num_key_value_heads"]
     for name, tensor in _tensors(folder):
-        kind = name.rsplit(".", 2)[-2]
-        if family == "llama" and kind in ("q_proj", "k_proj"):
-            heads = config[f"num_{'attention' if kind == 'q_proj' else 'key_value'}_heads"]
-            tensor = _interleave(tensor, heads)
-        _add_tensor(writer, names.get_name(name, (".weight", ".bias")), tensor)
+        heads = turned.get(name.rsplit(".", 2)[-2])
+        stored = tensor if heads is None else _interleave(tensor, heads)
+        _add_tensor(writer, names.get_name(name, (".weight", ".bias")), stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ops.bench.peers.child import Engine, main
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+
+from ops.bench.peers.child import Engine, main
 
 _PAGE_TOKENS = 64
 _PAGES = 512
@@ -33,7 +34,7 @@ class Generate:
 
     def __init__(self, options: dict[str, Any]) -> None:
         dtype = getattr(torch, options["dtype"])
-        self._model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=dtype)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(options["model"], dtype=dtype)
 
     @torch.inference_mode()
     def generate(
@@ -58,11 +59,12 @@ class ContinuousBatching:
     """Paged KV and a scheduler, kept between calls. Options: `model` and `dtype`."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             options["model"], dtype=getattr(torch, options["dtype"]), attn_implementation="sdpa"
         )
+        greedy: dict[str, Any] = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
         self._manager = model.init_continuous_batching(
-            generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
+            generation_config=GenerationConfig(**greedy),  # type: ignore[no-untyped-call]
             # By default the cache takes nearly all memory, and its size is found by using it.
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=_PAGE_TOKENS,

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from ops.bench.peers.child import main
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
+
+from ops.bench.peers.child import main
 
 
 class VLLM:
