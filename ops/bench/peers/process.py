@@ -51,6 +51,7 @@ class Peer:
         self._timeout_s = timeout_s
         self._log = log
         self._received = b""
+        self._closed = False
         self._answers, theirs = os.pipe()
         try:
             with log.open("wb") as output:
@@ -69,6 +70,11 @@ class Peer:
             raise PeerError(f"{command[0]}: {error.strerror}") from error
         finally:
             os.close(theirs)
+
+    @property
+    def group(self) -> int:
+        """Its process group."""
+        return self._process.pid
 
     def ask(self, prompts: list[list[int]], output_tokens: int) -> Answer:
         """Generate exactly `output_tokens` after each prompt.
@@ -101,14 +107,17 @@ class Peer:
 
     def cpu_seconds(self) -> float:
         """CPU time of all its processes so far."""
-        return cpu_seconds(self._process.pid)
+        return cpu_seconds(self.group)
 
     def peak_bytes(self) -> int:
         """The most memory that its processes had resident, added up."""
-        return peak_bytes(self._process.pid)
+        return peak_bytes(self.group)
 
     def close(self) -> None:
-        """End it and whatever it has started."""
+        """End it and whatever it has started; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
         self.resume()
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended
@@ -141,4 +150,4 @@ class Peer:
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # all of the group have ended
-            os.killpg(self._process.pid, number)
+            os.killpg(self.group, number)

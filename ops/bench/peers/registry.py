@@ -28,19 +28,19 @@ def all_engines(threads: int, kv_gib: int) -> list[EngineSpec]:
 
 
 def select(engines: Sequence[EngineSpec], names: Sequence[str]) -> list[EngineSpec]:
-    """Those whose name is one of `names` or starts with the words of one.
+    """The engines of these names, where the beginning of a name stands for all that share it.
 
     Raises ValueError for a name that selects none.
     """
+    chosen: set[str] = set()
     for name in names:
-        if not any(_matches(engine, name) for engine in engines):
-            known = ", ".join(engine.name for engine in engines)
-            raise ValueError(f"engines: got {name!r}, expected the beginning of any of {known}")
-    return [engine for engine in engines if any(_matches(engine, name) for name in names)]
-
-
-def _matches(engine: EngineSpec, name: str) -> bool:
-    return f"{engine.name} ".startswith(f"{name} ")
+        known = [engine.name for engine in engines]
+        matching = [name] if name in known else [k for k in known if k.startswith(f"{name} ")]
+        if not matching:
+            expected = ", ".join(known)
+            raise ValueError(f"engines: got {name!r}, expected the beginning of any of {expected}")
+        chosen.update(matching)
+    return [engine for engine in engines if engine.name in chosen]
 
 
 def _trunkline() -> list[EngineSpec]:
