@@ -14,17 +14,24 @@ import torch
 
 from workers.kernels.library import Kernel, Library, dtype_code
 
+LAYOUT = 1
+"""Number of the layout; another one makes packed weights that were kept useless."""
+
 PANEL = 16
 """Outputs that are packed together; their number is padded to a multiple of it."""
 
 STEP_BYTES = 64
 """A panel is a run of steps of so many bytes, each with a few inputs of all its outputs."""
 
-Arithmetic = Literal["float32", "bfloat16", "int8", "int8_int8", "int4_int8"]
+GROUP_MULTIPLE = 32
+"""Inputs of which int4's groups hold one or more."""
+
+Arithmetic = Literal["float32", "bfloat16", "int8", "int8_int8", "int4", "int4_int8"]
 """Of weights and, after the underscore, activations; where there is none these stay as they are.
 
 With int8 activations, each row of x is made int8 with one scale, its largest absolute value / 127.
-Sums of integers are exact, in int32. All else is summed in float32, in the order of the inputs.
+Sums of integers are exact, in int32; int4's within each group. All else is summed in float32, in
+the order of the inputs.
 """
 
 
@@ -41,10 +48,11 @@ _FORMATS: dict[str, _Format] = {
     "bfloat16": _Format(1, torch.bfloat16, 2),
     "int8": _Format(2, torch.int8, 4),
     "int8_int8": _Format(2, torch.int8, 4),
+    "int4": _Format(3, torch.uint8, 8),
     "int4_int8": _Format(3, torch.uint8, 8),
 }
+ARITHMETICS = tuple(_FORMATS)
 _X_DTYPES = (torch.float32, torch.bfloat16)
-_GROUP_MULTIPLE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,7 @@ class CpuGemm:
         self._pack = library.kernel("pack_linear", _PackArgs)
         self._linear: dict[str, Kernel] = {
             arithmetic: library.kernel(f"linear_{arithmetic}", _LinearArgs)
-            for arithmetic in ("float32", "bfloat16", "int8")
+            for arithmetic in _FORMATS
         }
 
     def pack(
@@ -175,7 +183,7 @@ class CpuGemm:
                 raise ValueError(f"scales: got None, expected them for {spec.arithmetic}")
             tensors["scales"] = _by_panel(spec, "scales", scales, torch.float32)
         if zeros is not None:
-            if spec.arithmetic != "int4_int8":
+            if not spec.arithmetic.startswith("int4"):
                 raise ValueError(f"zeros: got some, expected None for {spec.arithmetic}")
             tensors["zeros"] = _by_panel(spec, "zeros", zeros, torch.uint8)
         if bias is not None:
@@ -237,7 +245,7 @@ def _panels(spec: PackedSpec, table: torch.Tensor) -> torch.Tensor:
     padded = rows.new_zeros(halves, spec.num_panels // halves * PANEL, rows.shape[-1])
     padded[:, : spec.num_results] = rows
     in_turns = padded.view(halves, -1, PANEL, rows.shape[-1]).permute(1, 0, 3, 2)
-    return in_turns.reshape(spec.num_panels, rows.shape[-1], PANEL)
+    return in_turns.reshape(spec.num_panels, rows.shape[-1], PANEL).contiguous()
 
 
 def _by_panel(spec: PackedSpec, name: str, table: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -249,10 +257,10 @@ def _check_spec(spec: PackedSpec) -> None:
     if spec.is_gated and spec.num_outputs % 2:
         raise ValueError(f"num_outputs: got {spec.num_outputs}, expected two halves to be gated")
     size = spec.group_size
-    if spec.arithmetic == "int4_int8":
-        if size < 1 or size % _GROUP_MULTIPLE or spec.num_inputs % size:
+    if spec.arithmetic.startswith("int4"):
+        if size < 1 or size % GROUP_MULTIPLE or spec.num_inputs % size:
             raise ValueError(
-                f"group_size: got {size}, expected a multiple of {_GROUP_MULTIPLE} that divides "
+                f"group_size: got {size}, expected a multiple of {GROUP_MULTIPLE} that divides "
                 f"{spec.num_inputs}"
             )
     elif size:

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from workers.kernels.cpu_gemm import CpuGemm, PackedSpec, PackedWeight, cpu_gemm
+from workers.kernels.cpu_gemm import GROUP_MULTIPLE, CpuGemm, PackedSpec, PackedWeight, cpu_gemm
 from workers.kernels.instruction_set import cpu_flags
 from workers.kernels.library import load_library
 from workers.kernels.silu_mul import silu_mul
@@ -119,6 +119,22 @@ def make_gated_linear(weight: Weight, bias: torch.Tensor | None = None) -> Linea
     return _native(weight, bias, is_gated=True) or SeparatelyGated(_torch(weight, bias))
 
 
+def multiplies_by_onednn(dtype: torch.dtype) -> bool:
+    """Whether plain weights go to oneDNN though our kernels are there.
+
+    It uses AMX, which has several times the throughput of the instructions that ours use.
+    """
+    return dtype == torch.bfloat16 and "amx_bf16" in cpu_flags()
+
+
+def packed_linear(packed: PackedWeight) -> NativeLinear:
+    """The layer of a weight that was packed before. RuntimeError without our kernels."""
+    library = load_library()
+    if library is None:
+        raise RuntimeError("packed weights need the CPU kernels, which are not there")
+    return NativeLinear(cpu_gemm(library), packed)
+
+
 def _native(weight: Weight, bias: torch.Tensor | None, *, is_gated: bool) -> NativeLinear | None:
     """The layer of our kernels, if they are there and know the weight."""
     library = load_library()
@@ -132,17 +148,35 @@ def _native(weight: Weight, bias: torch.Tensor | None, *, is_gated: bool) -> Nat
     outputs, inputs = weight.shape
     if weight.dtype == torch.float32:
         spec = PackedSpec("float32", inputs, outputs, is_gated)
-    elif weight.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags():
+    elif weight.dtype == torch.bfloat16 and not multiplies_by_onednn(weight.dtype):
         spec = PackedSpec("bfloat16", inputs, outputs, is_gated)
     else:
-        return None  # oneDNN uses AMX, which has several times our throughput
+        return None
     return NativeLinear(gemm, gemm.pack(spec, weight, bias=bias))
 
 
 def _native_quantized(
     gemm: CpuGemm, weight: QuantizedWeight, bias: torch.Tensor | None, *, is_gated: bool
 ) -> NativeLinear | None:
-    return None
+    if weight.codes.device.type != "cpu":
+        return None
+    size = (weight.num_inputs, weight.num_outputs, is_gated)
+    is_int8 = weight.activations == "int8"
+    if weight.bits == 4 and weight.group_size % GROUP_MULTIPLE == 0:
+        spec = PackedSpec("int4_int8" if is_int8 else "int4", *size, weight.group_size)
+    elif weight.bits == 8 and weight.zeros is None and weight.group_size == weight.num_inputs:
+        spec = PackedSpec("int8_int8" if is_int8 else "int8", *size)
+    else:
+        return None
+    packed = gemm.pack(
+        spec,
+        weight.codes,
+        scales=weight.scales,
+        zeros=weight.zeros,
+        bias=bias,
+        input_order=weight.input_order,
+    )
+    return NativeLinear(gemm, packed)
 
 
 def _torch(weight: Weight, bias: torch.Tensor | None) -> Linear:

@@ -38,6 +38,9 @@ constexpr int panels_for(int rows) {
     return fitting < kMaxPanels ? fitting : kMaxPanels;
 }
 
+// What a code of 1 counts in sums of int8 weights and float32 activations.
+constexpr float kInt8Unit = 0x1p24f;
+
 enum class WeightFormat : int32_t { float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3 };
 
 constexpr int inputs_per_step(WeightFormat format) {
@@ -87,6 +90,17 @@ struct TileArgs {
     int64_t group_steps;
 };
 
+// Steps of one panel to be made into others.
+struct ExpandArgs {
+    const uint8_t* steps;
+    int64_t num_steps;
+    uint8_t* to;
+    // int4 only, as above.
+    const float* scales;
+    const uint8_t* zeros;
+    int64_t group_steps;
+};
+
 using Tile = void (*)(const TileArgs&);
 
 // For each number of rows: one panel, and as many as panels_for says.
@@ -104,9 +118,9 @@ struct Method {
     int words_per_step;
     const Tiles* tiles;
     // Where tiles do not read the stored steps: makes each into `expansion` steps that they do.
-    void (*expand)(const uint8_t* steps, int64_t num_steps, uint8_t* to);
+    void (*expand)(const ExpandArgs&);
     int expansion;
-    // Whether x is made int8, and sums are int32 or, for int4, of float32.
+    // Whether x is made int8, and sums are int32 (int8) or have yet to be scaled (int4).
     bool quantizes_x = false;
     // What is added to the weights' codes to make them unsigned.
     int32_t weight_offset = 0;

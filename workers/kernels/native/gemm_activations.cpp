@@ -53,7 +53,7 @@ float quantize(const float* row, int64_t inputs, Code* codes) {
     for (; k + kWidth <= inputs; k += kWidth) largest = max(largest, abs(load(row + k)));
     float absmax = max_of(largest);
     for (; k < inputs; ++k) absmax = std::fmax(absmax, std::fabs(row[k]));
-    const float factor = absmax > 0.0f ? 127.0f / absmax : 0.0f;
+    const float factor = absmax > 0.0f ? 127.0f * (1.0f / absmax) : 0.0f;
     for (k = 0; k < inputs; ++k) codes[k] = static_cast<Code>(std::nearbyint(row[k] * factor));
     return absmax / 127.0f;
 }
@@ -128,7 +128,9 @@ Activations lay_out(const LinearArgs& args, const Method& method, const RowBlock
         padded(args.num_inputs, inputs_per_step(method.weights)) / inputs_per_step(method.weights);
     const int64_t words_per_row = steps * method.words_per_step;
     const int64_t groups =
-        method.weights == WeightFormat::int4 ? args.num_inputs / args.group_size : 0;
+        method.x == XFormat::int8_quads && method.weights == WeightFormat::int4
+            ? args.num_inputs / args.group_size
+            : 0;
     const int64_t row_bytes = words_per_row * 4 + static_cast<int64_t>(sizeof(RowScale)) + groups * 4;
     auto* words = memory.get<uint32_t>(static_cast<size_t>(args.num_rows * row_bytes));
     auto* scales = reinterpret_cast<RowScale*>(words + args.num_rows * words_per_row);

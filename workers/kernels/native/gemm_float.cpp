@@ -4,50 +4,32 @@
 namespace trunkline {
 namespace {
 
-struct Float32Arithmetic : FloatSums {
-    static constexpr int words_per_step = 1;
-    static F32 weight(const uint8_t* step, int) {
-        return load(reinterpret_cast<const float*>(step));
-    }
-    static F32 factor(uint32_t word) { return as_float(broadcast(word)); }
-    static F32 dot(F32 acc, F32 weight, F32 factor) { return fma(weight, factor, acc); }
-};
-
-// A bfloat16 is the upper half of a float32, so a pair of them needs one operation each.
-F32 half_of(Int pairs, int word) {
-    return as_float(word == 0 ? shift_left<16>(pairs) : bit_and(pairs, 0xffff0000u));
-}
-
-struct WidenedBFloat16Arithmetic : Float32Arithmetic {
-    static constexpr int words_per_step = 2;
-    static F32 weight(const uint8_t* step, int word) { return half_of(load_int(step), word); }
-};
-
+// Byte `word` of each lane times kInt8Unit: moved to be the upper byte, which takes one operation.
 F32 quarter_of(Int quads, int word) {
     switch (word) {
-        case 0: return to_float(shift_right_signed<24>(shift_left<24>(quads)));
-        case 1: return to_float(shift_right_signed<24>(shift_left<16>(quads)));
-        case 2: return to_float(shift_right_signed<24>(shift_left<8>(quads)));
-        default: return to_float(shift_right_signed<24>(quads));
+        case 0: return to_float(shift_left<24>(quads));
+        case 1: return to_float(bit_and(shift_left<16>(quads), 0xff000000u));
+        case 2: return to_float(bit_and(shift_left<8>(quads), 0xff000000u));
+        default: return to_float(bit_and(quads, 0xff000000u));
     }
 }
 
-// Codes; the scales come in at the end.
+// Codes times kInt8Unit; scales come in at the end.
 struct WidenedInt8Arithmetic : Float32Arithmetic {
     static constexpr int words_per_step = 4;
     static F32 weight(const uint8_t* step, int word) { return quarter_of(load_int(step), word); }
 };
 
-template <class Arithmetic>
-void expand_to_float(const uint8_t* steps, int64_t num_steps, uint8_t* to) {
-    auto* out = reinterpret_cast<float*>(to);
-    for (int64_t step = 0; step < num_steps; ++step)
+void expand_int8(const ExpandArgs& args) {
+    auto* out = reinterpret_cast<float*>(args.to);
+    for (int64_t step = 0; step < args.num_steps; ++step)
 #pragma GCC unroll 4
-        for (int word = 0; word < Arithmetic::words_per_step; ++word) {
+        for (int word = 0; word < WidenedInt8Arithmetic::words_per_step; ++word) {
 #pragma GCC unroll 2
-            for (int part = 0; part < kVecsPerPanel; ++part)
-                store(out + part * kWidth,
-                      Arithmetic::weight(steps + step * kStepBytes + part * kWidth * 4, word));
+            for (int part = 0; part < kPanel; part += kWidth) {
+                const uint8_t* from = args.steps + step * kStepBytes + part * 4;
+                store(out + part, WidenedInt8Arithmetic::weight(from, word));
+            }
             out += kPanel;
         }
 }
@@ -57,16 +39,10 @@ constexpr Method direct(WeightFormat format) {
     return {format, XFormat::float32, Arithmetic::words_per_step, &tiles_of<Arithmetic>, nullptr, 1};
 }
 
-template <class Arithmetic>
-constexpr Method expanded(WeightFormat format) {
-    constexpr int words = Arithmetic::words_per_step;
-    return {format, XFormat::float32, words, &tiles_of<Float32Arithmetic>,
-            expand_to_float<Arithmetic>, words};
-}
-
-constexpr Method kFloat32 = direct<Float32Arithmetic>(WeightFormat::float32);
+const Method kFloat32 = {WeightFormat::float32, XFormat::float32, 1, &kFloat32Tiles, nullptr, 1};
 constexpr Method kInt8Few = direct<WidenedInt8Arithmetic>(WeightFormat::int8);
-constexpr Method kInt8Many = expanded<WidenedInt8Arithmetic>(WeightFormat::int8);
+const Method kInt8Many = {WeightFormat::int8, XFormat::float32, 4,
+                              &kFloat32Tiles, expand_int8, 4};
 
 #if defined(__AVX512BF16__) || defined(TRUNKLINE_EMULATED_AVX512)
 struct BFloat16Arithmetic : FloatSums {
@@ -78,15 +54,26 @@ struct BFloat16Arithmetic : FloatSums {
     }
 };
 
-constexpr Method kBFloat16Few = {
+constexpr Method kBFloat16 = {
     WeightFormat::bfloat16, XFormat::bfloat16_pairs, 1, &tiles_of<BFloat16Arithmetic>, nullptr, 1};
-constexpr Method kBFloat16Many = kBFloat16Few;
 #else
-constexpr Method kBFloat16Few = direct<WidenedBFloat16Arithmetic>(WeightFormat::bfloat16);
-constexpr Method kBFloat16Many = expanded<WidenedBFloat16Arithmetic>(WeightFormat::bfloat16);
+// A bfloat16 is the upper half of a float32, so a pair of them needs one operation each: no more
+// than FMA leaves room for.
+struct BFloat16Arithmetic : Float32Arithmetic {
+    static constexpr int words_per_step = 2;
+    static F32 weight(const uint8_t* step, int word) {
+        const Int pairs = load_int(step);
+        return as_float(word == 0 ? shift_left<16>(pairs) : bit_and(pairs, 0xffff0000u));
+    }
+};
+
+constexpr Method kBFloat16 = direct<BFloat16Arithmetic>(WeightFormat::bfloat16);
 #endif
 
 }  // namespace
+
+const Tiles kFloat32Tiles = tiles_of<Float32Arithmetic>;
+
 }  // namespace trunkline
 
 TRUNKLINE_KERNEL(linear_float32, trunkline::LinearArgs) {
@@ -94,7 +81,7 @@ TRUNKLINE_KERNEL(linear_float32, trunkline::LinearArgs) {
 }
 
 TRUNKLINE_KERNEL(linear_bfloat16, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kBFloat16Few, trunkline::kBFloat16Many);
+    trunkline::multiply(*args, trunkline::kBFloat16, trunkline::kBFloat16);
 }
 
 TRUNKLINE_KERNEL(linear_int8, trunkline::LinearArgs) {

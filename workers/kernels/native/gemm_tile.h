@@ -44,6 +44,22 @@ inline Int shift_right_signed(Int x) { return _mm256_srai_epi32(x, bits); }
 inline Int bit_and(Int a, uint32_t mask) { return _mm256_and_si256(a, broadcast(mask)); }
 #endif
 
+// With AVX2's 16 registers, g++ has to be kept from reordering what goes onto accumulators, and from
+// letting these wander: it would run out of them.
+#if defined(__AVX512F__) || defined(TRUNKLINE_EMULATED_AVX512)
+inline Int in_place(Int x) { return x; }
+inline F32 fma_in_place(F32 a, F32 b, F32 acc) { return fma(a, b, acc); }
+#else
+inline Int in_place(Int x) {
+    asm("" : "+x"(x));
+    return x;
+}
+inline F32 fma_in_place(F32 a, F32 b, F32 acc) {
+    asm("vfmadd231ps %1, %2, %0" : "+x"(acc.v) : "x"(a.v), "x"(b.v));
+    return acc;
+}
+#endif
+
 // Sums in float32.
 struct FloatSums {
     using Acc = F32;
@@ -137,5 +153,18 @@ constexpr Tiles make_tiles(std::integer_sequence<int, kRows...>) {
 
 template <class Arithmetic>
 constexpr Tiles tiles_of = make_tiles<Arithmetic>(std::make_integer_sequence<int, kMaxRows>());
+
+struct Float32Arithmetic : FloatSums {
+    static constexpr int words_per_step = 1;
+    static F32 weight(const uint8_t* step, int) {
+        return load(reinterpret_cast<const float*>(step));
+    }
+    static F32 factor(uint32_t word) { return as_float(broadcast(word)); }
+    static F32 dot(F32 acc, F32 weight, F32 factor) {
+        return fma_in_place(weight, factor, acc);
+    }
+};
+
+extern const Tiles kFloat32Tiles;
 
 }  // namespace trunkline
