@@ -33,8 +33,12 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """(folder, prompts, expected outputs) of one architecture."""
     chosen: Case = request.param
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp(chosen.id)
-    save_random(chosen, folder)
+    return expected_outputs(chosen, tmp_path_factory.mktemp(chosen.id))
+
+
+def expected_outputs(case: Case, folder: Path) -> tuple[Path, list[list[int]], list[list[int]]]:
+    """The model saved in `folder`, prompts, and what transformers makes of them."""
+    save_random(case, folder)
     Tokenizer(WordLevel({"a": 0})).save(str(folder / "tokenizer.json"))
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     reference.generation_config.eos_token_id = None

@@ -1,6 +1,7 @@
 """The processors that this process may compute on."""
 
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -19,12 +20,12 @@ def usable_cpus(cpu_max: Path = _CPU_MAX) -> int:
     logical = psutil.cpu_count() or 1
     physical = psutil.cpu_count(logical=False) or logical
     allowed = len(os.sched_getaffinity(0)) * physical // logical
-    return max(1, min(allowed, _quota(cpu_max) or allowed))
+    return max(1, min(allowed, _quota(cpu_max)))
 
 
-def _quota(cpu_max: Path) -> int | None:
-    """Whole processors that the control group may use; None without a limit."""
+def _quota(cpu_max: Path) -> int:
+    """Whole processors that the control group may use."""
     if not cpu_max.exists():
-        return None
+        return sys.maxsize
     quota, period = cpu_max.read_text().split()
-    return None if quota == "max" else int(quota) // int(period)
+    return sys.maxsize if quota == "max" else int(quota) // int(period)

@@ -57,9 +57,11 @@ def build(isa: InstructionSet, folder: Path, extra_flags: Sequence[str] = ()) ->
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # replicas that start together build once
-        if not target.exists():
-            _compile(target, (*_FLAGS, *isa.compiler_flags, *extra_flags))
-    Path(lock.name).unlink(missing_ok=True)
+        try:
+            if not target.exists():
+                _compile(target, (*_FLAGS, *isa.compiler_flags, *extra_flags))
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
     return target
 
 

@@ -64,7 +64,7 @@ class PackedCache:
     def save(self) -> None:
         """Leave the new layers to the next run. That it cannot be done is logged, and no more."""
         num_bytes = sum(weight.packed.nbytes for weight in self._new.values())
-        if self._found or not _LEAST_BYTES <= num_bytes <= self._max_bytes:
+        if self._found or not self._new or not _LEAST_BYTES <= num_bytes <= self._max_bytes:
             return
         try:
             parent = self._folder.parent
@@ -73,11 +73,12 @@ class PackedCache:
             scratch = Path(mkdtemp(dir=parent, prefix="new-"))
             try:
                 _write(scratch, self._new)
-                with suppress(FileExistsError):  # another replica was faster
-                    scratch.rename(self._folder)
+                scratch.rename(self._folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
+            if self._folder.exists():
+                return  # another replica was faster
             _log.warning("packed_cache.not_saved", folder=str(self._folder), reason=str(error))
 
 

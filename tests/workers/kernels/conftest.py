@@ -1,46 +1,12 @@
-"""The builds of the kernels that tests run on."""
-
-from hashlib import blake2b
-from pathlib import Path
+"""What the tests of kernels share."""
 
 import pytest
 
-from workers.kernels.build import BuildError, build, cache_dir
-from workers.kernels.instruction_set import INSTRUCTION_SETS, InstructionSet, cpu_flags, runnable
+from tests.workers.kernels.builds import NAMES, built_library
 from workers.kernels.library import Library
 
-_EMULATION = Path(__file__).parent / "emulation"
-_SIMDE = Path("/usr/include/simde/x86/avx512.h")
 
-
-def _emulated() -> InstructionSet:
-    """The code for AVX512, VNNI and BF16 in terms of AVX2, by SIMDe."""
-    avx2 = INSTRUCTION_SETS[-1]
-    digest = blake2b((_EMULATION / "immintrin.h").read_bytes(), digest_size=8).hexdigest()
-    flags = ("-DTRUNKLINE_EMULATED_AVX512", f"-DEMULATION={digest}", "-isystem", str(_EMULATION))
-    return InstructionSet("avx512_emulated", avx2.cpu_flags, (*avx2.compiler_flags, *flags))
-
-
-_BUILDS = {isa.name: isa for isa in (*INSTRUCTION_SETS, _emulated())}
-
-
-def _build(isa: InstructionSet) -> Library:
-    if not isa.cpu_flags <= cpu_flags():
-        pytest.skip(f"{isa.name}: this processor cannot run it")
-    if isa.name == "avx512_emulated" and not _SIMDE.exists():
-        pytest.skip(f"{isa.name}: SIMDe's headers are missing (Debian: libsimde-dev)")
-    try:
-        return Library(build(isa, cache_dir()), isa.name)
-    except BuildError as error:
-        if str(error).startswith("no C++ compiler"):
-            pytest.skip(str(error))
-        raise
-
-
-@pytest.fixture(
-    scope="session",
-    params=[*(isa.name for isa in runnable(cpu_flags())), "avx512_emulated"],
-)
+@pytest.fixture(scope="session", params=NAMES)
 def library(request: pytest.FixtureRequest) -> Library:
     """Each build that this processor can run, and the one for AVX512 emulated; one thread."""
-    return _build(_BUILDS[request.param])
+    return built_library(request.param)
