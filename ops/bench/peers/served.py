@@ -47,7 +47,7 @@ class Server:
     name: str
     venv: str
     arguments: tuple[str, ...]
-    """Of the virtual environment's interpreter; {model} and {port} are filled in."""
+    """Of the virtual environment's interpreter; {model}, {name} and {port} are filled in."""
     environment: Mapping[str, str]
 
 
@@ -56,7 +56,17 @@ def all_servers(threads: int) -> list[Server]:
     serve = ("-c", "from ops.cli import main; main()", "serve", "{model}", "--replicas", "1")
     ours = (*serve, "--grpc-port", "0", "--http-port", "{port}")
     vllm = ("-m", "vllm.entrypoints.cli.main", "serve", "{model}", "--host", "127.0.0.1")
-    theirs = (*vllm, "--port", "{port}", "--dtype", "bfloat16", "--max-model-len", "2048")
+    theirs = (
+        *vllm,
+        "--port",
+        "{port}",
+        "--dtype",
+        "bfloat16",
+        "--max-model-len",
+        "2048",
+        "--served-model-name",
+        "{name}",
+    )
     tuned = {
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
@@ -134,7 +144,7 @@ async def _measure(
 def _serving(server: Server, model: Path) -> Iterator[str]:
     """The base URL of a server that is ready. Raises PeerError if it does not become so."""
     port = _free_port()
-    fill = {"model": str(model.absolute()), "port": str(port)}
+    fill = {"model": str(model.absolute()), "name": model.name, "port": str(port)}
     log = PEERS / "logs" / f"{server.name.replace(' ', '-')}-served.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # A short name, because those of sockets below it must not grow too long; of its own, so that
