@@ -73,29 +73,25 @@ private:
 template <class T, class Cache>
 void merge(const AttendArgs& args, float* partials, int64_t num_parts, int64_t row) {
     const int64_t width = round_up(args.head_dim, kPair);
-    const int64_t stride = Partial::floats(args.num_heads, width);
-    const Partial whole(partials, args.num_heads, width);
+    const auto part = [&](int64_t index) {
+        return Partial(
+            partials + index * Partial::floats(args.num_heads, width), args.num_heads, width);
+    };
     T* out = static_cast<T*>(args.out) + row * args.num_heads * args.head_dim;
-    for (int64_t head = 0; head < args.num_heads; ++head) {
-        float peak = whole.peak[head];
-        for (int64_t i = 1; i < num_parts; ++i)
-            peak = std::max(peak, Partial(partials + i * stride, args.num_heads, width).peak[head]);
-        float total = 0.0f;
-        float* sums = whole.sums + head * width;
-        for (int64_t i = 0; i < num_parts; ++i) {
-            const Partial part(partials + i * stride, args.num_heads, width);
-            const float factor = std::exp(part.peak[head] - peak);
-            total += part.total[head] * factor;
-            const float* from = part.sums + head * width;
-            for (int64_t d = 0; d < width; d += kWidth) {
-                const F32 sum = load(from + d) * set1(factor);
-                store(sums + d, i == 0 ? sum : load(sums + d) + sum);
-            }
+    for (int64_t head = 0; head < args.num_heads; ++head, out += args.head_dim) {
+        float* sums = part(0).sums + head * width;
+        float total = part(0).total[head], peak = part(0).peak[head];
+        for (int64_t i = 1; i < num_parts; ++i) {
+            const float next_peak = std::max(peak, part(i).peak[head]);
+            const float keep = std::exp(peak - next_peak);
+            const float take = std::exp(part(i).peak[head] - next_peak);
+            const float* from = part(i).sums + head * width;
+            for (int64_t d = 0; d < width; d += kWidth)
+                store(sums + d, fma(load(from + d), set1(take), load(sums + d) * set1(keep)));
+            total = total * keep + part(i).total[head] * take;
+            peak = next_peak;
         }
-        for (int64_t d = 0; d < args.head_dim; ++d)
-            store_float(
-                out + head * args.head_dim + d,
-                sums[DecodePart<T, Cache>::place(d, args.head_dim)] / total);
+        DecodePart<T, Cache>::store_head(sums, 1.0f / total, args.head_dim, out);
     }
 }
 

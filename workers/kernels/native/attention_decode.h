@@ -27,11 +27,21 @@ struct Tile {
     int64_t head_stride;
 };
 
-// Where element `index` of a head stands once load_pair has loaded it.
-template <class T>
-int64_t lane_of(int64_t index) {
-    if (!std::is_same_v<T, BFloat16>) return index;
-    return index / kPair * kPair + index % 2 * kWidth + index % kPair / 2;
+// Elements of a query or a result in the lanes in which load_pair has those of a cache's type.
+template <class Cache, class T>
+Pair load_in_lanes_of(const T* from) {
+    if constexpr (std::is_same_v<Cache, BFloat16>) return load_pair(from);
+    return {load(from), load(from + kWidth)};
+}
+
+template <class Cache, class T>
+void store_from_lanes_of(T* to, Pair x) {
+    if constexpr (std::is_same_v<Cache, BFloat16>) {
+        store_pair(to, x);
+    } else {
+        store(to, x.first);
+        store(to + kWidth, x.second);
+    }
 }
 
 // Positions whose scores are summed up together: as many as have room in registers.
@@ -39,14 +49,18 @@ template <int G>
 constexpr int kTogether = G == 1 ? 8 : G * 4 <= (kWidth == 8 ? 12 : 16) ? 4 : 2;
 
 template <int G, int N>
-void store_scores(const F32 (&sums)[G][N], float* scores) {
-    static_assert(G * N % 4 == 0);
-    const F32* all = sums[0];
-    for (int first = 0; first < G * N; first += 4) {
-        float four[4];
-        store_sums(four, all[first], all[first + 1], all[first + 2], all[first + 3]);
-        for (int i = 0; i < 4; ++i) scores[(first + i) / N * kSplit + (first + i) % N] = four[i];
-    }
+[[gnu::always_inline]] inline void store_scores(const F32 (&sums)[G][N], float* scores) {
+    for (int g = 0; g < G; g += N == 2 ? 2 : 1)
+        for (int t = 0; t < N; t += 4)
+            if constexpr (N == 2) {
+                float four[4];
+                store_sums(four, sums[g][0], sums[g][1], sums[g + 1][0], sums[g + 1][1]);
+                std::memcpy(scores + g * kSplit, four, 2 * sizeof(float));
+                std::memcpy(scores + (g + 1) * kSplit, four + 2, 2 * sizeof(float));
+            } else {
+                store_sums(
+                    scores + g * kSplit + t, sums[g][t], sums[g][t + 1], sums[g][t + 2], sums[g][t + 3]);
+            }
 }
 
 // Dot products of G query heads [G, width] with the keys of `size` positions, a multiple of 8.
@@ -72,39 +86,43 @@ void score_slice(
     }
 }
 
-// Adds G weighted sums of the values of `size` positions to sums [G, width], C * kPair elements.
-template <int G, int C, class T>
+// Positions whose values are summed up apart, so that no sum waits for the one before.
+template <int G>
+constexpr int kApart = G == 1 ? 4 : G <= 3 ? 2 : 1;
+
+// Adds G weighted sums of the values of `size` positions to sums [G, width]; kPair elements.
+template <int G, class T>
 void weigh_columns(
     const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
     int64_t width) {
-    F32 acc[G][2 * C];
-    for (int g = 0; g < G; ++g)
-        for (int c = 0; c < 2 * C; ++c) acc[g][c] = load(sums + g * width + c * kWidth);
-    for (int64_t t = 0; t < size; ++t) {
-        const T* row = values + offsets[t];
-        for (int c = 0; c < C; ++c) {
-            const Pair value = load_pair(row + c * kPair);
-            for (int g = 0; g < G; ++g) {
-                const F32 weight = set1(weights[g * kSplit + t]);
-                acc[g][2 * c] = fma(weight, value.first, acc[g][2 * c]);
-                acc[g][2 * c + 1] = fma(weight, value.second, acc[g][2 * c + 1]);
-            }
+    Pair apart[kApart<G>][G];
+    for (int u = 0; u < kApart<G>; ++u)
+        for (int g = 0; g < G; ++g)
+            apart[u][g] = u == 0 ? load_pair(sums + g * width) : Pair{zero(), zero()};
+    const auto add = [&](int u, int64_t t) {
+        const Pair value = load_pair(values + offsets[t]);
+        for (int g = 0; g < G; ++g) {
+            const F32 weight = set1(weights[g * kSplit + t]);
+            apart[u][g].first = fma(weight, value.first, apart[u][g].first);
+            apart[u][g].second = fma(weight, value.second, apart[u][g].second);
         }
+    };
+    int64_t t = 0;
+    for (; t + kApart<G> <= size; t += kApart<G>)
+        for (int u = 0; u < kApart<G>; ++u) add(u, t + u);
+    for (; t < size; ++t) add(0, t);
+    for (int g = 0; g < G; ++g) {
+        for (int u = 1; u < kApart<G>; ++u) apart[0][g] = apart[0][g] + apart[u][g];
+        store_pair(sums + g * width, apart[0][g]);
     }
-    for (int g = 0; g < G; ++g)
-        for (int c = 0; c < 2 * C; ++c) store(sums + g * width + c * kWidth, acc[g][c]);
 }
 
 template <int G, class T>
 void weigh_slice(
     const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
     int64_t width) {
-    constexpr int C = G == 1 ? 4 : G <= 3 ? 2 : 1;  // what fits in registers
-    int64_t d = 0;
-    for (; d + C * kPair <= width; d += C * kPair)
-        weigh_columns<G, C>(weights, values + d, offsets, size, sums + d, width);
-    for (; d < width; d += kPair)
-        weigh_columns<G, 1>(weights, values + d, offsets, size, sums + d, width);
+    for (int64_t d = 0; d < width; d += kPair)
+        weigh_columns<G>(weights, values + d, offsets, size, sums + d, width);
 }
 
 // Calls body<G>(first) for slices of 1 .. kMaxSlice that make up `group` query heads.
@@ -152,7 +170,7 @@ public:
     }
 
     void run(int64_t row, const Partial& to) {
-        arrange_query(row);
+        load_query(row);
         for_tiles(static_cast<const Cache*>(args_.keys), [&](const auto& tile, int64_t first) {
             const int64_t count = round_up(std::min(kTile, size_ - first), 8);
             for_heads([&]<int G>(int64_t kv_head, int64_t head) {
@@ -176,9 +194,15 @@ public:
     // Whether heads are read where they lie; else they are copied, and padded.
     static bool is_direct(int64_t head_dim) { return head_dim % kPair == 0; }
 
-    // Where element `index` stands in a partial sum.
-    static int64_t place(int64_t index, int64_t head_dim) {
-        return is_direct(head_dim) ? lane_of<Cache>(index) : index;
+    // A head [width] of a partial sum, times factor, as the `size` elements of a result.
+    static void store_head(const float* sums, float factor, int64_t size, T* to) {
+        const F32 factors = set1(factor);
+        if (!is_direct(size)) {
+            for (int64_t i = 0; i < size; ++i) store_float(to + i, sums[i] * factor);
+            return;
+        }
+        for (int64_t d = 0; d < size; d += kPair)
+            store_from_lanes_of<Cache>(to + d, load_pair(sums + d) * factors);
     }
 
 private:
@@ -193,13 +217,18 @@ private:
         value_scales_ = key_scales_ + kSplit;
     }
 
-    void arrange_query(int64_t row) {
+    void load_query(int64_t row) {
         const int64_t size = args_.head_dim, num_all = args_.num_heads + 2 * args_.num_kv_heads;
         const T* from = static_cast<const T*>(args_.qkv) + row * num_all * size;
-        std::fill(query_, query_ + args_.num_heads * width_, 0.0f);
-        for (int64_t head = 0; head < args_.num_heads; ++head)
-            for (int64_t i = 0; i < size; ++i)
-                query_[head * width_ + place(i, size)] = to_float(from[head * size + i]) * args_.scale;
+        const F32 scales = set1(args_.scale);
+        for (int64_t head = 0; head < args_.num_heads; ++head, from += size) {
+            float* to = query_ + head * width_;
+            for (int64_t d = 0; is_direct(size) && d < size; d += kPair)
+                store_pair(to + d, load_in_lanes_of<Cache>(from + d) * scales);
+            if (is_direct(size)) continue;
+            for (int64_t i = 0; i < size; ++i) to[i] = to_float(from[i]) * args_.scale;
+            std::fill(to + size, to + width_, 0.0f);
+        }
     }
 
     template <class Body>
