@@ -122,7 +122,7 @@ def test_qwen_windows_by_layer() -> None:
         ({"quantization_config": {"bits": 4}}, "lacks 'quant_method'"),
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            r"unknown quantization_config\.quant_method 'fp8'; known: awq, compressed-tensors, gptq",
+            r"quantization_config\.quant_method 'fp8'; known: awq, compressed-tensors, gptq",
         ),
         ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'; supported: default, dynamic"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
