@@ -11,6 +11,7 @@ from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw, Sampler
 from workers.engine.sequence import Sequence
 from workers.engine.stopwatch import Stopwatch
+from workers.kernels.cpu_sampling import CpuSampling
 from workers.layers.attention import AttentionPlan
 from workers.layers.kv_cache import KVCache
 from workers.layers.workspace import Workspace
@@ -61,7 +62,8 @@ class ModelRunner:
         )
         self._recorder = Recorder(model.library)
         self._logits = torch.empty(0, model.config.vocab_size, device=model.device)
-        self._sampler = Sampler(model.config.eos_token_ids)
+        self._kernels = None if model.library is None else CpuSampling(model.library)
+        self._sampler = Sampler(model.config.eos_token_ids, self._kernels)
         self._watch = watch
 
     @torch.inference_mode()
@@ -123,9 +125,11 @@ class ModelRunner:
         if len(rows) > len(sequences):
             logits = logits[rows]
         wants = [s.group.request.params.top_logprobs for s, _ in targets]
-        original = logits.clone() if any(want is not None for want in wants) else logits
+        changes = any(s.group.request.params.changes_logits for s in sequences)
+        reports = any(want is not None for want in wants)
+        original = logits.clone() if changes and reports else logits
         draws = self._sampler.sample(logits, targets)
-        logprobs = _logprobs_of(original, [draw.token_id for draw in draws], wants)
+        logprobs = self._logprobs_of(original, [draw.token_id for draw in draws], wants)
         return [
             Sample(sequence, index, draw, logprob)
             for (sequence, index), draw, logprob in zip(targets, draws, logprobs, strict=True)
@@ -140,7 +144,19 @@ class ModelRunner:
         for first in range(0, len(following), _LOGITS_ROWS):
             part = following[first : first + _LOGITS_ROWS]
             logits = self._logits_of(hidden[first : first + len(part)])
-            found += token_logprobs(logits, part, num_top)
+            found += token_logprobs(logits, part, num_top, self._kernels)
+        return found
+
+    def _logprobs_of(
+        self, logits: torch.Tensor, token_ids: list[int], wants: list[int | None]
+    ) -> list[TokenLogprob | None]:
+        found: list[TokenLogprob | None] = [None] * len(wants)
+        for num_top in {want for want in wants if want is not None}:
+            rows = [row for row, want in enumerate(wants) if want == num_top]
+            chosen = [token_ids[row] for row in rows]
+            batch = token_logprobs(logits[rows], chosen, num_top, self._kernels)
+            for row, logprob in zip(rows, batch, strict=True):
+                found[row] = logprob
         return found
 
 
@@ -171,15 +187,3 @@ def _sample_indices(sequence: Sequence) -> range:
 def _wants_prompt_logprobs(chunk: Chunk) -> bool:
     wanted = chunk.sequence.group.request.params.prompt_top_logprobs is not None
     return wanted and chunk.sequence.num_output == 0
-
-
-def _logprobs_of(
-    logits: torch.Tensor, token_ids: list[int], wants: list[int | None]
-) -> list[TokenLogprob | None]:
-    found: list[TokenLogprob | None] = [None] * len(wants)
-    for num_top in {want for want in wants if want is not None}:
-        rows = [row for row, want in enumerate(wants) if want == num_top]
-        batch = token_logprobs(logits[rows], [token_ids[row] for row in rows], num_top)
-        for row, logprob in zip(rows, batch, strict=True):
-            found[row] = logprob
-    return found

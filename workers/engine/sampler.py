@@ -1,24 +1,17 @@
 """From logits to tokens, for a batch of requests that each have their own wishes."""
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
-from workers.engine.logits_rules import apply_rules, needs_rules
-from workers.engine.sampling_noise import gumbel, row_key
-from workers.engine.sampling_params import SamplingParams
-from workers.engine.sequence import Sequence
+from workers.engine.logits_rules import LogitsRules
+from workers.engine.sampling_noise import row_key
+from workers.engine.sampling_reference import draw_tokens
+from workers.engine.sequence import Sequence, Target
+from workers.kernels.cpu_sampling import CpuSampling, RowParams
 
-Target = tuple[Sequence, int]
-"""(sequence, index of the sample that the token is for)"""
-
-_DENSE_CHUNK = 2**18
-"""Logits that one pass of noise is made for: few enough to stay in a core's cache."""
-_SORTED_WIDTH = 1024
-"""Likeliest tokens that are sorted first; nearly always they hold the whole nucleus."""
 _NOT_FINITE = "no token can be sampled: the logits are not finite"
-_LEAST_TEMPERATURE = 1e-30
-"""Lower ones are the same to float32, down to zero, by which nothing can be divided."""
 
 
 class Draw(NamedTuple):
@@ -30,176 +23,73 @@ class Draw(NamedTuple):
 
 
 class Sampler:
-    """Draws one token per row. What it draws depends on (seed, position, logits) only."""
+    """Draws one token per row. What it draws depends on (seed, position, logits) only.
 
-    def __init__(self, eos_token_ids: tuple[int, ...]) -> None:
+    Of the tokens, top_k leaves the likeliest, top_p the likeliest of these that together have its
+    share of their probability, and min_p those that are likely enough beside the likeliest. Each
+    cuts at some logit: equal ones all stay or all go, since their order must not matter.
+    """
+
+    def __init__(self, eos_token_ids: tuple[int, ...], kernels: CpuSampling | None = None) -> None:
+        """Where logits are on the CPU the kernels draw, if there are any; else torch does."""
         self._eos_token_ids = eos_token_ids
+        self._kernels = kernels
+        self._rows = RowParams(1)
+        self._rules: WeakKeyDictionary[Sequence, LogitsRules] = WeakKeyDictionary()
 
     def sample(self, logits: torch.Tensor, targets: list[Target]) -> list[Draw]:
-        """One token for each row of `logits`, float32 [R, V], which may be changed in place.
+        """One token for each row of `logits`, float32 [R, V], contiguous.
 
-        A row that cannot be sampled, because it has NaN, every token is banned, or its parameters
-        cannot be applied, gets an error.
+        Rows of requests whose parameters say `changes_logits` are changed in place. A row that
+        cannot be sampled, because it has NaN, every token is banned, or its parameters cannot be
+        applied, gets an error.
         """
         errors = self._apply_rules(logits, targets)
-        highest, tokens = logits.max(dim=-1)
-        is_finite = highest.isfinite().tolist()
-        errors = {row: _NOT_FINITE for row, finite in enumerate(is_finite) if not finite} | errors
-        chosen = tokens.tolist()
-        drawn = [
-            row
-            for row, (sequence, _) in enumerate(targets)
-            if row not in errors and not sequence.group.request.params.is_greedy
-        ]
-        if drawn:
-            ids = _draw(logits[drawn], [targets[row] for row in drawn])
-            for row, token_id in zip(drawn, ids.tolist(), strict=True):
-                chosen[row] = token_id
-        return [
-            Draw(0, errors[row]) if row in errors else Draw(token_id)
-            for row, token_id in enumerate(chosen)
-        ]
+        if self._kernels is not None and logits.device.type == "cpu":
+            tokens = self._draw_by_kernels(self._kernels, logits, targets)
+        else:
+            tokens = draw_tokens(logits, targets)
+        draws = [Draw(token) if token >= 0 else Draw(0, _NOT_FINITE) for token in tokens]
+        for row, error in errors.items():
+            draws[row] = Draw(0, error)
+        return draws
 
     def _apply_rules(self, logits: torch.Tensor, targets: list[Target]) -> dict[int, str]:
         """Change the rows as their requests wish; what went wrong, by row."""
         errors = {}
         for row, (sequence, _) in enumerate(targets):
+            if not sequence.group.request.params.changes_logits:
+                continue
             try:
-                if needs_rules(sequence):
-                    apply_rules(logits[row], sequence, self._eos_token_ids)
+                self._rules_of(sequence, logits.device).apply(logits[row], sequence)
             except Exception as error:  # whatever it is, it is this request's alone
                 errors[row] = f"the sampling parameters cannot be applied: {error!r}"
         return errors
 
+    def _rules_of(self, sequence: Sequence, device: torch.device) -> LogitsRules:
+        rules = self._rules.get(sequence)
+        if rules is None:
+            rules = self._rules[sequence] = LogitsRules(sequence, self._eos_token_ids, device)
+        return rules
 
-def _draw(logits: torch.Tensor, targets: list[Target]) -> torch.Tensor:
-    """int64 [R] tokens for the rows of float32 [R, V] logits, all with a temperature.
+    def _draw_by_kernels(
+        self, kernels: CpuSampling, logits: torch.Tensor, targets: list[Target]
+    ) -> list[int]:
+        """See draw_tokens."""
+        out = torch.empty(len(targets), dtype=torch.int64)
+        is_greedy = all(s.group.request.params.temperature == 0.0 for s, _ in targets)
+        rows = None if is_greedy else self._row_params(targets, logits.shape[1])
+        kernels.sample(logits, rows, out)
+        tokens: list[int] = out.tolist()
+        return tokens
 
-    The logits are changed in place.
-    """
-    device = logits.device
-    params = [sequence.group.request.params for sequence, _ in targets]
-    words = [
-        row_key(sequence.group.request.params.seed, index, len(sequence.token_ids))
-        for sequence, index in targets
-    ]
-    keys = torch.tensor(words, dtype=torch.int32, device=device)
-    # The likeliest token's logit becomes zero, so that no temperature makes it overflow.
-    logits -= logits.amax(dim=-1, keepdim=True)
-    logits /= _column([max(p.temperature, _LEAST_TEMPERATURE) for p in params], device)
-    result = torch.empty(len(params), dtype=torch.int64, device=device)
-    sorts = [0 < p.top_k < logits.shape[-1] or p.top_p < 1.0 for p in params]
-    for draw, wanted in (_draw_sorted, True), (_draw_unsorted, False):
-        rows = [row for row, does in enumerate(sorts) if does is wanted]
-        if rows:
-            result[rows] = draw(logits[rows], keys[rows], [params[row] for row in rows])
-    return result
-
-
-def _draw_unsorted(
-    logits: torch.Tensor, keys: torch.Tensor, params: list[SamplingParams]
-) -> torch.Tensor:
-    """Draw from all tokens that min_p leaves."""
-    if any(p.min_p for p in params):
-        logits = _cut(logits, _min_p_floor(params, logits.device))
-    return _draw_from_all(logits, keys)
-
-
-def _draw_sorted(
-    logits: torch.Tensor, keys: torch.Tensor, params: list[SamplingParams]
-) -> torch.Tensor:
-    """Draw from the likeliest tokens that top_k, then top_p, then min_p leave."""
-    vocabulary = logits.shape[-1]
-    limits = [p.top_k for p in params if p.top_k < vocabulary]
-    width = min(vocabulary, max(_SORTED_WIDTH, *limits, 0))
-    values, ids = logits.topk(width, dim=-1)
-    far = _rows_left_short(values, logits, params)
-    if not far:
-        return _draw_from_top(values, ids, logits, keys, params)
-    # Only the rows that need it are sorted to their end, which takes many times as long.
-    near = [row for row in range(len(params)) if row not in far]
-    tokens = torch.empty(len(params), dtype=torch.int64, device=logits.device)
-    for rows, top in (near, (values[near], ids[near])), (far, logits[far].sort(descending=True)):
-        if rows:
-            chosen = [params[row] for row in rows]
-            tokens[rows] = _draw_from_top(*top, logits[rows], keys[rows], chosen)
-    return tokens
-
-
-def _draw_from_top(
-    values: torch.Tensor,
-    ids: torch.Tensor,
-    logits: torch.Tensor,
-    keys: torch.Tensor,
-    params: list[SamplingParams],
-) -> torch.Tensor:
-    """Draw from what top_k, top_p and min_p leave of the sorted `values` of tokens `ids`, [R, C].
-
-    Each of them leaves all tokens down to some logit. Equal ones all stay or all go, since their
-    order, which depends on the batch, must not matter.
-    """
-    floor = _top_floor(values, logits, params).maximum(_min_p_floor(params, logits.device))
-    if values.shape[-1] < logits.shape[-1] and (values[:, -1:] >= floor).any():
-        # Some that are as likely as the last one kept may not be among the sorted ones.
-        return _draw_from_all(_cut(logits, floor), keys)
-    best = (gumbel(ids.to(torch.int32), keys) + _cut(values, floor)).argmax(dim=-1, keepdim=True)
-    return ids.gather(-1, best).squeeze(-1)
-
-
-def _draw_from_all(logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """int64 [R] tokens drawn from the softmax of float32 [R, V] logits."""
-    vocabulary = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)[None, :]
-    step = max(1, _DENSE_CHUNK // logits.shape[-1])
-    parts = [slice(first, first + step) for first in range(0, len(logits), step)]
-    return torch.cat([(gumbel(vocabulary, keys[p]) + logits[p]).argmax(dim=-1) for p in parts])
-
-
-def _rows_left_short(
-    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
-) -> list[int]:
-    """The rows whose top_k or top_p goes further down than the sorted `values`."""
-    width = values.shape[-1]
-    if width == logits.shape[-1]:
-        return []
-    mass = (values.exp().sum(dim=-1) / logits.exp().sum(dim=-1)).tolist()
-    return [
-        row
-        for row, (p, m) in enumerate(zip(params, mass, strict=True))
-        if not 0 < p.top_k <= width and m < p.top_p
-    ]
-
-
-def _top_floor(
-    values: torch.Tensor, logits: torch.Tensor, params: list[SamplingParams]
-) -> torch.Tensor:
-    """The least logit, [R, 1], that top_k, and top_p among those that top_k leaves, do not cut off.
-
-    Args:
-        values: [R, C], the largest of the logits in descending order.
-        logits: [R, V].
-        params: Of each row.
-    """
-    device, num_sorted = values.device, values.shape[-1]
-    limits = _column([p.top_k or num_sorted for p in params], device)
-    in_limit = torch.arange(num_sorted, device=device) < limits
-    weights = values.exp() * in_limit
-    reached = weights.cumsum(dim=-1)
-    has_limit = torch.tensor([[0 < p.top_k <= num_sorted] for p in params], device=device)
-    top_p = _column([p.top_p for p in params], device)
-    wanted = top_p * reached[:, -1:].where(has_limit, logits.exp().sum(dim=-1, keepdim=True))
-    is_left = in_limit & ((reached - weights < wanted) | (top_p == 1.0))
-    return values.gather(-1, is_left.sum(dim=-1, keepdim=True) - 1)
-
-
-def _min_p_floor(params: list[SamplingParams], device: torch.device) -> torch.Tensor:
-    """The least logit, [R, 1], that is min_p times as likely as the likeliest, whose logit is 0."""
-    return _column([p.min_p for p in params], device).log()
-
-
-def _cut(logits: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
-    """Without the tokens below the row's floor."""
-    return logits.masked_fill(logits < floor, -torch.inf)
-
-
-def _column(numbers: list[float] | list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None]
+    def _row_params(self, targets: list[Target], vocabulary: int) -> RowParams:
+        if self._rows.num_rows < len(targets):
+            self._rows = RowParams(len(targets))
+        rows = self._rows
+        for row, (sequence, index) in enumerate(targets):
+            p = sequence.group.request.params
+            top_k = p.top_k if p.top_k < vocabulary else 0
+            key = row_key(p.seed, index, len(sequence.token_ids))
+            rows.set(row, p.temperature, p.top_p, p.min_p, top_k, key)
+        return rows

@@ -1,7 +1,8 @@
 """Noise for sampling that depends on (seed, sample, position, token) only.
 
 Because it is a function and not a stream, a request draws the same tokens alone or in any batch,
-before or after a preemption, on this replica or the next one.
+before or after a preemption, on this replica or the next one. The CPU kernels (native/sampling.cpp)
+make the same noise, up to the last place of its logarithms.
 """
 
 import struct
@@ -9,15 +10,20 @@ from hashlib import blake2b
 
 import torch
 
+_COUNTER = struct.Struct("<QIQ")
+_WORDS = struct.Struct("<ii")
 _UNIT = 2.0**-31
 _ALMOST_ONE = 1 - 2.0**-24
 
 
-def row_key(seed: int, index: int, position: int) -> tuple[int, int]:
-    """Two 32-bit words (as signed integers) for the token at `position` of sample `index`."""
-    counter = struct.pack("<QIQ", seed, index, position)
-    low, high = struct.unpack("<ii", blake2b(counter, digest_size=8).digest())
-    return low, high
+def row_key(seed: int, index: int, position: int) -> bytes:
+    """8 bytes for the token at `position` of sample `index`."""
+    return blake2b(_COUNTER.pack(seed, index, position), digest_size=8).digest()
+
+
+def key_words(keys: list[bytes]) -> list[tuple[int, int]]:
+    """Each key from `row_key` as two 32-bit words, signed."""
+    return [_WORDS.unpack(key) for key in keys]
 
 
 def gumbel(token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -25,7 +31,7 @@ def gumbel(token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
     Args:
         token_ids: int32 [R, C], or [1, C] for the same tokens in every row.
-        keys: int32 [R, 2] from `row_key`.
+        keys: int32 [R, 2] from `key_words`.
 
     Returns:
         float32 [R, C]. Adding it to logits and taking the largest draws from their softmax

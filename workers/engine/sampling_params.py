@@ -35,6 +35,8 @@ class SamplingParams:
     top_logprobs: int | None = None
     """Likeliest tokens to report beside each generated one; None reports nothing."""
     prompt_top_logprobs: int | None = None
+    changes_logits: bool = field(init=False, repr=False)
+    """Whether anything but temperature and filters may change what is likely."""
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 100.0)
@@ -55,6 +57,16 @@ class SamplingParams:
             _check("prompt_top_logprobs", self.prompt_top_logprobs, 0, 20)
         for bias in self.logit_bias.values():
             _check("logit_bias", bias, -100.0, 100.0)
+        changes = (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty
+            or self.presence_penalty
+            or self.logit_bias
+            or self.allowed_token_ids
+            or self.banned_token_ids
+            or self.min_tokens
+        )
+        object.__setattr__(self, "changes_logits", bool(changes))
 
     @property
     def is_greedy(self) -> bool:

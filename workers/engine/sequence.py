@@ -1,6 +1,5 @@
 """One sample of one request on its way through the engine."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from workers.engine.request import Request, Started, TokenLogprob
@@ -15,7 +14,7 @@ class Sequence:
     """
 
     __slots__ = (
-        "_output_counts",
+        "__weakref__",
         "block_hashes",
         "block_table",
         "group",
@@ -37,7 +36,6 @@ class Sequence:
         """Blocks of the table that have been offered to the prefix cache."""
         self.num_window_freed = 0
         """Blocks at the table's start that the sliding window has left and that were given back."""
-        self._output_counts: dict[int, int] | None = None
 
     @property
     def num_prompt(self) -> int:
@@ -62,14 +60,10 @@ class Sequence:
     def append(self, token_id: int) -> None:
         """Add a sampled token."""
         self.token_ids.append(token_id)
-        if self._output_counts is not None:
-            self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
 
-    def count_outputs(self) -> dict[int, int]:
-        """Occurrences of each output token; kept up to date from the first time on."""
-        if self._output_counts is None:
-            self._output_counts = dict(Counter(self.output_token_ids))
-        return self._output_counts
+
+Target = tuple[Sequence, int]
+"""(sequence, index of the sample that its next token is for)"""
 
 
 @dataclass(slots=True, eq=False)

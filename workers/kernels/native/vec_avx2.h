@@ -132,4 +132,38 @@ inline float max_of(F32 x) {
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
 
+// Bit i is set where a >= b in lane i; not for NaN.
+inline uint32_t at_least(F32 a, F32 b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)));
+}
+
+// x in the lanes where a >= b, else zero.
+inline F32 where_at_least(F32 a, F32 b, F32 x) {
+    return {_mm256_and_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ), x.v)};
+}
+
+// Stores the lanes whose bit is set next to each other; the memory of kWidth lanes is written.
+inline void compress_store(float* to, F32 x, uint32_t lanes) {
+    const uint64_t bytes = _pdep_u64(lanes, 0x0101010101010101) * 0xff;
+    const uint64_t order = _pext_u64(0x0706050403020100, bytes);
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(order)));
+    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(x.v, wide));
+}
+
+// Integers of 32 bits, which wrap.
+struct I32 {
+    __m256i v;
+};
+
+inline I32 set1_int(int32_t x) { return {_mm256_set1_epi32(x)}; }
+inline I32 lane_numbers() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
+inline I32 add(I32 a, I32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+inline I32 mul(I32 a, I32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+inline I32 bit_and(I32 a, I32 b) { return {_mm256_and_si256(a.v, b.v)}; }
+inline I32 bit_xor(I32 a, I32 b) { return {_mm256_xor_si256(a.v, b.v)}; }
+template <int count>
+I32 shift_right(I32 x) { return {_mm256_srli_epi32(x.v, count)}; }  // zeros come in
+inline F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.v)}; }
+inline I32 bits_of(F32 x) { return {_mm256_castps_si256(x.v)}; }
+
 }  // namespace trunkline

@@ -131,4 +131,35 @@ inline void store_sums(float* to, F32 a, F32 b, F32 c, F32 d) {
 
 inline float max_of(F32 x) { return _mm512_reduce_max_ps(x.v); }
 
+// Bit i is set where a >= b in lane i; not for NaN.
+inline uint32_t at_least(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+
+// x in the lanes where a >= b, else zero.
+inline F32 where_at_least(F32 a, F32 b, F32 x) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ), x.v)};
+}
+
+// Stores the lanes whose bit is set next to each other; the memory of kWidth lanes is written.
+inline void compress_store(float* to, F32 x, uint32_t lanes) {
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(lanes), x.v));
+}
+
+// Integers of 32 bits, which wrap.
+struct I32 {
+    __m512i v;
+};
+
+inline I32 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I32 lane_numbers() {
+    return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)};
+}
+inline I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32 mul(I32 a, I32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline I32 bit_and(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline I32 bit_xor(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int count>
+I32 shift_right(I32 x) { return {_mm512_srli_epi32(x.v, count)}; }  // zeros come in
+inline F32 to_float(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+inline I32 bits_of(F32 x) { return {_mm512_castps_si512(x.v)}; }
+
 }  // namespace trunkline
