@@ -24,7 +24,8 @@ def served_model(
     """
     num_threads = settings.num_threads or usable_cpus()
     torch.set_num_threads(num_threads)
-    if (library := load_library()) is not None:
+    library = load_library()
+    if library is not None:
         library.set_num_threads(num_threads)
     model = load_model(
         model_dir,
@@ -36,8 +37,9 @@ def served_model(
         packed_cache_bytes=settings.packed_cache_bytes,
     )
     if model.is_native:
-        # Torch's threads spin for a while after each use, on cores that ours need next.
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # its threads would spin on the cores that ours need
+    elif library is not None:
+        library.set_num_threads(num_threads, shared_with_torch=True)
     return model
 
 

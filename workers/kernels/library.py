@@ -61,9 +61,13 @@ class Library:
         self._play.restype = None
         self._program: Program | None = None
 
-    def set_num_threads(self, count: int) -> None:
-        """Compute on `count` threads, the caller's included; 1 until told."""
-        self._handle.trunkline_set_num_threads(ctypes.c_int(count))
+    def set_num_threads(self, count: int, *, shared_with_torch: bool = False) -> None:
+        """Compute on `count` threads, the caller's included; 1 until told.
+
+        They are torch's own if `shared_with_torch`: where both compute in turn, each one's threads
+        would else wait, spinning, on cores that the other's need.
+        """
+        self._handle.trunkline_set_threads(ctypes.c_int(count), ctypes.c_int(shared_with_torch))
 
     def kernel(self, name: str, args: type[ctypes.Structure]) -> "Kernel":
         """A kernel by name. TypeError if `args` is not the size of the struct that it takes."""

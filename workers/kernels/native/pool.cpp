@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include <dlfcn.h>
 #include <immintrin.h>
 
 #include "kernel.h"
@@ -104,18 +105,59 @@ void Pool::wait_beyond(uint32_t seen) {
     num_asleep_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
+// The OpenMP threads that torch computes with, if it is loaded and they are GNU's.
+class Team {
+public:
+    Team() : parallel_(reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"))) {}
+
+    bool is_there() const { return parallel_ != nullptr; }
+
+    void run(int count, int64_t num_chunks, void (*body)(void*, int64_t), void* context) const {
+        Job job{body, context, num_chunks, {0}};
+        parallel_(&take_chunks, &job, count, 0);
+    }
+
+private:
+    using Parallel = void (*)(void (*)(void*), void*, unsigned num_threads, unsigned flags);
+
+    struct Job {
+        void (*body)(void*, int64_t);
+        void* context;
+        int64_t num_chunks;
+        std::atomic<int64_t> next;
+    };
+
+    static void take_chunks(void* context) {
+        Job& job = *static_cast<Job*>(context);
+        is_inside = true;
+        for (int64_t chunk; (chunk = job.next.fetch_add(1)) < job.num_chunks;)
+            job.body(job.context, chunk);
+        is_inside = false;
+    }
+
+    Parallel parallel_;
+};
+
 std::mutex one_caller;
 std::unique_ptr<Pool> pool;
+const Team team;
+int team_size = 0;  // while the team is used instead of the pool
 
 }  // namespace
 
-int num_threads() { return pool ? pool->num_threads() : 1; }
+int num_threads() {
+    if (team_size > 0) return team_size;
+    return pool ? pool->num_threads() : 1;
+}
 
 void run_chunks(int64_t num_chunks, void (*body)(void*, int64_t), void* context) {
     std::unique_lock<std::mutex> turn(one_caller, std::defer_lock);
-    if (num_chunks > 1 && pool && !is_inside && turn.try_lock()) {
+    if (num_chunks > 1 && num_threads() > 1 && !is_inside && turn.try_lock()) {
         is_inside = true;
-        pool->run(num_chunks, body, context);
+        if (team_size > 0)
+            team.run(team_size, num_chunks, body, context);
+        else
+            pool->run(num_chunks, body, context);
         is_inside = false;
         return;
     }
@@ -124,9 +166,14 @@ void run_chunks(int64_t num_chunks, void (*body)(void*, int64_t), void* context)
 
 }  // namespace trunkline
 
-TRUNKLINE_EXPORT void trunkline_set_num_threads(int count) {
-    std::lock_guard<std::mutex> turn(trunkline::one_caller);
-    if (count == trunkline::num_threads()) return;
-    trunkline::pool.reset();
-    if (count > 1) trunkline::pool = std::make_unique<trunkline::Pool>(count - 1);
+// Computes on `count` threads: our own, or torch's OpenMP threads if it `shares` them and they can
+// be found.
+TRUNKLINE_EXPORT void trunkline_set_threads(int count, int shares) {
+    using namespace trunkline;
+    std::lock_guard<std::mutex> turn(one_caller);
+    const bool uses_team = shares && team.is_there();
+    if (count == num_threads() && uses_team == (team_size > 0)) return;
+    pool.reset();
+    team_size = uses_team ? count : 0;
+    if (!uses_team && count > 1) pool = std::make_unique<Pool>(count - 1);
 }
