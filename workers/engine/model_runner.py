@@ -75,7 +75,7 @@ class ModelRunner:
         self._watch.lap("build")
         hidden = self._forward(tensors, plan)
         starts = tensors.attention.query_starts
-        failed = _not_finite(hidden[: batch.num_tokens], batch.chunks, starts)
+        failed = self._not_finite(hidden[: batch.num_tokens], batch.chunks, starts)
         placed = [
             (chunk, start)
             for chunk, start in zip(batch.chunks, starts, strict=False)
@@ -107,6 +107,24 @@ class ModelRunner:
             lambda: self._model.forward(token_ids, positions, self._cache, plan, workspace),
         )
         return workspace.normed
+
+    def _not_finite(
+        self, hidden: torch.Tensor, chunks: list[Chunk], starts: list[int]
+    ) -> list[Sequence]:
+        """The sequences with a row of hidden states, [T, H], that has NaN or infinity in it.
+
+        Found here and not by their logits alone, so that a prompt read in several steps is caught
+        before its blocks can be shared.
+        """
+        is_finite = hidden.new_empty(len(hidden), dtype=torch.bool)
+        self._model.rows.are_finite(hidden, is_finite)
+        if is_finite.all():
+            return []
+        return [
+            chunk.sequence
+            for chunk, start in zip(chunks, starts, strict=False)
+            if not is_finite[start : start + chunk.length].all()
+        ]
 
     def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [R, vocab_size] of hidden states [R, H]; valid until the next call."""
@@ -158,22 +176,6 @@ class ModelRunner:
             for row, logprob in zip(rows, batch, strict=True):
                 found[row] = logprob
         return found
-
-
-def _not_finite(hidden: torch.Tensor, chunks: list[Chunk], starts: list[int]) -> list[Sequence]:
-    """The sequences with a row of hidden states, [T, H], that has NaN or infinity in it.
-
-    Found here and not by their logits alone, so that a prompt read in several steps is caught
-    before its blocks can be shared.
-    """
-    is_finite = hidden.sum(dim=-1, dtype=torch.float32).isfinite()
-    if is_finite.all():
-        return []
-    return [
-        chunk.sequence
-        for chunk, start in zip(chunks, starts, strict=False)
-        if not is_finite[start : start + chunk.length].all()
-    ]
 
 
 def _sample_indices(sequence: Sequence) -> range:
