@@ -17,7 +17,12 @@ def _emulated() -> InstructionSet:
     """The code for AVX512, VNNI and BF16 in terms of AVX2, by SIMDe."""
     avx2 = INSTRUCTION_SETS[-1]
     digest = blake2b((_EMULATION / "immintrin.h").read_bytes(), digest_size=8).hexdigest()
-    flags = ("-DTRUNKLINE_EMULATED_AVX512", f"-DEMULATION={digest}", "-isystem", str(_EMULATION))
+    flags = (
+        "-O1",  # the emulation is slow in any case, and three times as fast to compile
+        "-DTRUNKLINE_EMULATED_AVX512",
+        f"-DEMULATION={digest}",
+        *("-isystem", str(_EMULATION)),
+    )
     return InstructionSet("avx512_emulated", avx2.cpu_flags, (*avx2.compiler_flags, *flags))
 
 
