@@ -98,6 +98,9 @@ class EngineSettings(Section):
     """Reuse the KV blocks of equal prompt prefixes."""
     attention: Literal["auto", "native", "reference", "sdpa"] = "auto"
     """Implementation of attention."""
+    deterministic: bool = False
+    """Give a request bit-equal logits alone and in any batch, however its prompt is cut up; costs
+    long prompts some time. Needs the CPU kernels."""
     packed_cache_bytes: int = Field(default=32 * 1024**3, ge=0)
     """Disk for weights as the CPU kernels read them, which make the next start quick; 0 keeps none.
     They lie in the user's cache directory; the least recently used go first."""

@@ -35,6 +35,7 @@ def served_model(
         progress=progress,
         plan=QuantizationPlan.of(settings),
         packed_cache_bytes=settings.packed_cache_bytes,
+        deterministic=settings.deterministic,
     )
     if model.is_native:
         torch.set_num_threads(1)  # its threads would spin on the cores that ours need

@@ -65,6 +65,7 @@ class _Attend(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("dtype", ctypes.c_int32),
         ("cache_dtype", ctypes.c_int32),
+        ("row_by_row", ctypes.c_int32),
     )
 
 
@@ -131,15 +132,25 @@ class CpuAttention:
 
     All computing is in float32, rounded once. A row's result depends neither on the other sequences
     of its batch nor on the number of threads. A sequence's rows computed alone (one row in a step)
-    and together round differently; together, they do not depend on how many they are.
+    and together round differently, unless all are computed `row_by_row`; together, they do not
+    depend on how many they are.
     """
 
-    def __init__(self, library: Library, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        library: Library,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        row_by_row: bool = False,
+    ) -> None:
         if head_dim % 2 or not 0 < head_dim <= MAX_HEAD_DIM:
             raise ValueError(f"head_dim: got {head_dim}, expected an even one up to {MAX_HEAD_DIM}")
         if num_heads % num_kv_heads:
             raise ValueError(f"num_heads: got {num_heads}, expected a multiple of {num_kv_heads}")
         self._heads = (num_heads, num_kv_heads, head_dim)
+        self._row_by_row = row_by_row
         self._write_heads = library.kernel("write_heads", _WriteHeads)
         self._attend = library.kernel("attend", _Attend)
 
@@ -241,6 +252,7 @@ class CpuAttention:
             scale,
             dtype_code(qkv.dtype),
             dtype_code(keys.dtype),
+            self._row_by_row,
         )
         self._attend(args, batch, qkv, out, keys, values, key_scales, value_scales)
 

@@ -19,9 +19,16 @@ ATTENTION_BACKENDS: Registry[Callable[[AttentionShape], AttentionBackend]] = Reg
 
 
 def attention_backend(
-    name: str, shape: AttentionShape, dtype: torch.dtype, device: torch.device
+    name: str,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    deterministic: bool = False,
 ) -> AttentionBackend:
     """A backend by name; "auto" is the fastest that can serve the model here.
+
+    A deterministic one gives a query the same result whatever is computed beside it.
 
     Raises UnknownChoiceError for any other name that is not in ATTENTION_BACKENDS, ValueError if
     the backend cannot serve the model.
@@ -35,4 +42,11 @@ def attention_backend(
             f"attention: got 'native' with {dtype} on {device.type}, "
             f"expected one of {DTYPES} on cpu"
         )
-    return ATTENTION_BACKENDS.get(name)(shape)
+    if not deterministic:
+        return ATTENTION_BACKENDS.get(name)(shape)
+    if name != "native":
+        raise ValueError(
+            f"engine.deterministic: got attention {name!r}, expected 'native', which needs a CPU "
+            "with AVX2 and a C++ compiler"
+        )
+    return NativeAttention(shape, row_by_row=True)

@@ -19,15 +19,17 @@ class NativeAttention:
     whatever batch was prepared last, as long as it is padded to the same number of rows.
     """
 
-    def __init__(self, shape: AttentionShape) -> None:
-        """Raises ValueError where the kernels cannot be had, or not for heads of this size."""
+    def __init__(self, shape: AttentionShape, *, row_by_row: bool = False) -> None:
+        """With `row_by_row`, a query's result is the same alone and among others of its sequence.
+
+        Raises ValueError where the kernels cannot be had, or not for heads of this size."""
         library = load_library()
         if library is None:
             raise ValueError(
                 "attention: got 'native', which needs AVX2, FMA and a C++ compiler; "
                 "expected 'sdpa' here"
             )
-        self._kernels = CpuAttention(library, *shape)
+        self._kernels = CpuAttention(library, *shape, row_by_row=row_by_row)
         self._batch = CpuBatch()
 
     def prepare(

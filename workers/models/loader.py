@@ -33,6 +33,8 @@ def load_model(
     progress: Callable[[int, int], None] | None = None,
     plan: QuantizationPlan | None = None,
     packed_cache_bytes: int = 0,
+    *,
+    deterministic: bool = False,
 ) -> CausalLM:
     """Load config.json and the safetensors beside it.
 
@@ -47,6 +49,7 @@ def load_model(
         progress: Told (layers loaded, layers in all) after each layer.
         plan: How to quantize linear layers that are not stored quantized; None leaves them.
         packed_cache_bytes: Disk for packed weights, for the next start; 0 keeps none.
+        deterministic: Whether a token's logits must not depend on what is computed beside it.
 
     Raises:
         UnsupportedModelError: The model asks for something that is not implemented.
@@ -60,7 +63,7 @@ def load_model(
     dtype = dtype or config.dtype
     device = torch.device(device)
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
-    backend = attention_backend(attention, shape, dtype, device)
+    backend = attention_backend(attention, shape, dtype, device, deterministic=deterministic)
     library = load_library() if device.type == "cpu" else None
     rows = row_kernels(library)
     with Checkpoint(path) as checkpoint:

@@ -17,16 +17,24 @@ struct Item {
     int32_t kv_head;  // -1 for a part
     int32_t first;
     int32_t last;
+    int32_t row = 0;  // of a part's query
+};
+
+// A query that is done in parts: its row, and the items that are its parts.
+struct Single {
+    int32_t row;
+    int32_t first_item;
+    int32_t num_items;
 };
 
 // A step's items in the order in which threads take them, and where its chunks begin.
 struct Work {
     std::vector<Item> items;
     std::vector<int32_t> chunks;
-    std::vector<int32_t> parts;  // of each sequence with a single query: its first item, else -1
+    std::vector<Single> singles;
 
     void plan(const AttendArgs& args) {
-        items.clear(), chunks.clear(), parts.clear();
+        items.clear(), chunks.clear(), singles.clear();
         plan_tiles(args);
         plan_parts(args);
         chunks.push_back(static_cast<int32_t>(items.size()));
@@ -39,7 +47,7 @@ private:
         for (int32_t sequence = 0; sequence < args.batch->num_sequences; ++sequence) {
             const int32_t* starts = args.batch->query_starts + sequence;
             const int32_t size = starts[1] - starts[0];
-            if (size == 1) continue;
+            if (size == 1 || args.row_by_row) continue;
             for (int32_t first = (size - 1) / step * step; first >= 0; first -= step)
                 for (int32_t kv_head = 0; kv_head < args.num_kv_heads; ++kv_head) {
                     chunks.push_back(static_cast<int32_t>(items.size()));
@@ -52,20 +60,30 @@ private:
         int64_t in_chunk = kSplit;
         for (int32_t sequence = 0; sequence < args.batch->num_sequences; ++sequence) {
             const int32_t* starts = args.batch->query_starts + sequence;
-            const bool is_single = starts[1] - starts[0] == 1;
-            parts.push_back(is_single ? static_cast<int32_t>(items.size()) : -1);
-            const int64_t end = args.batch->context_lens[sequence];
-            for (int64_t first = std::max<int64_t>(0, end - args.window); is_single && first < end;) {
-                const int64_t last = std::min(end, (first / kSplit + 1) * kSplit);
-                if (in_chunk + last - first > kSplit) {
-                    chunks.push_back(static_cast<int32_t>(items.size()));
-                    in_chunk = 0;
-                }
-                in_chunk += last - first;
-                items.push_back({sequence, -1, static_cast<int32_t>(first), static_cast<int32_t>(last)});
-                first = last;
-            }
+            if (starts[1] - starts[0] > 1 && !args.row_by_row) continue;
+            int64_t end = args.batch->context_lens[sequence] - (starts[1] - starts[0]);
+            for (int32_t row = starts[0]; row < starts[1]; ++row)
+                plan_single(args, sequence, row, ++end, in_chunk);
         }
+    }
+
+    // The query in `row`, which sees positions before `end`. in_chunk: positions of the last chunk.
+    void plan_single(
+        const AttendArgs& args, int32_t sequence, int32_t row, int64_t end, int64_t& in_chunk) {
+        const int32_t first_item = static_cast<int32_t>(items.size());
+        for (int64_t first = std::max<int64_t>(0, end - args.window); first < end;) {
+            const int64_t last = std::min(end, (first / kSplit + 1) * kSplit);
+            if (in_chunk + last - first > kSplit) {
+                chunks.push_back(static_cast<int32_t>(items.size()));
+                in_chunk = 0;
+            }
+            in_chunk += last - first;
+            items.push_back(
+                {sequence, -1, static_cast<int32_t>(first), static_cast<int32_t>(last), row});
+            first = last;
+        }
+        const int32_t num_items = static_cast<int32_t>(items.size()) - first_item;
+        singles.push_back({row, first_item, num_items});
     }
 };
 
@@ -112,18 +130,13 @@ void attend(const AttendArgs& args) {
                 continue;
             }
             DecodePart<T, Cache>(args, item.sequence, item.first, item.last)
-                .run(args.batch->query_starts[item.sequence],
+                .run(item.row,
                      Partial(partials + index * stride, args.num_heads, round_up(args.head_dim, kPair)));
         }
     });
-    parallel_for(args.batch->num_sequences, [&](int64_t sequence) {
-        const int32_t first = work.parts[sequence];
-        if (first < 0) return;
-        int64_t num_parts = 0;
-        while (first + num_parts < static_cast<int64_t>(work.items.size()) &&
-               work.items[first + num_parts].sequence == sequence)
-            ++num_parts;
-        merge<T, Cache>(args, partials + first * stride, num_parts, args.batch->query_starts[sequence]);
+    parallel_for(static_cast<int64_t>(work.singles.size()), [&](int64_t index) {
+        const Single& single = work.singles[index];
+        merge<T, Cache>(args, partials + single.first_item * stride, single.num_items, single.row);
     });
     const int64_t width = args.num_heads * args.head_dim;
     T* out = static_cast<T*>(args.out);

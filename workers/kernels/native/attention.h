@@ -37,6 +37,7 @@ struct AttendArgs {
     float scale;
     DType dtype;
     DType cache_dtype;
+    int32_t row_by_row;        // every query as if it were its step's only one
 };
 
 constexpr int64_t kMaxHeadDim = 512;
