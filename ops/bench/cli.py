@@ -1,6 +1,7 @@
 """`trunkline bench …`."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -123,5 +124,68 @@ def peers(
             rows = bench_offline(folder, names, wanted, runs)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+    if json is not None:
+        write_rows(rows, json)
+
+
+@app.command()
+def gemm(
+    shapes: Annotated[str, typer.Option(help="Inputs x outputs, with commas.")] = "",
+    arithmetics: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16, int8, int8_int8, int4, int4_int8; without any, all."),
+    ] = "",
+    rows: Annotated[str, typer.Option(help="Rows of activations, with commas.")] = "",
+    runs: Annotated[int, typer.Option(min=1, help="Runs, ours and torch's in turn in each.")] = 3,
+    json: Json = None,
+) -> None:
+    """Products with weights, beside torch's and what memory and FMA allow.
+
+    The table has the nearer limit of each product only; the file has both.
+    """
+    from ops.bench import gemm as bench
+    from ops.bench.report import print_rows, write_rows
+    from ops.failure import UsageError
+    from workers.kernels.cpu_gemm import ARITHMETICS
+
+    def listed(text: str, default: Sequence[str]) -> Sequence[str]:
+        return [part.strip() for part in text.split(",") if part.strip()] or default
+
+    try:
+        found = bench.bench_gemm(
+            listed(shapes, bench.SHAPES),
+            listed(arithmetics, ARITHMETICS),
+            listed(rows, bench.ROWS),
+            runs,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print_rows(bench.nearest_to_limit(found), "trunkline bench gemm", {"share": bench.share})
+    if json is not None:
+        write_rows(found, json)
+
+
+@app.command()
+def sampling(
+    vocabularies: Annotated[str, typer.Option(help="Sizes, with commas.")] = "32000,151936",
+    batches: Annotated[str, typer.Option(help="Rows, with commas.")] = "1,32,64",
+    runs: Annotated[int, typer.Option(min=1, help="Runs, kernels and torch in turn in each.")] = 3,
+    json: Json = None,
+) -> None:
+    """A step's draws by the kernels and in torch, beside reading the logits once from memory."""
+    from ops.bench.report import print_rows, write_rows
+    from ops.bench.sampling import SamplingWork, bench_sampling
+    from ops.failure import UsageError
+
+    try:
+        works = [
+            SamplingWork(int(vocabulary), int(batch))
+            for vocabulary in vocabularies.split(",")
+            for batch in batches.split(",")
+        ]
+    except ValueError as error:
+        raise UsageError(f"--vocabularies, --batches: {error}; expected integers") from error
+    rows = bench_sampling(works, runs)
+    print_rows(rows, "trunkline bench sampling")
     if json is not None:
         write_rows(rows, json)

@@ -43,7 +43,7 @@ class _Format(NamedTuple):
     inputs_per_step: int
 
 
-_FORMATS: dict[str, _Format] = {
+_FORMATS: dict[Arithmetic, _Format] = {
     "float32": _Format(0, torch.float32, 1),
     "bfloat16": _Format(1, torch.bfloat16, 2),
     "int8": _Format(2, torch.int8, 4),

@@ -182,12 +182,13 @@ def _native_quantized(
 def _torch(weight: Weight, bias: torch.Tensor | None) -> Linear:
     if isinstance(weight, QuantizedWeight):
         return ReferenceQuantizedLinear(weight, bias)
-    if weight.device.type == "cpu" and _onednn_packs(weight.dtype):
+    if weight.device.type == "cpu" and onednn_packs(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 
 
-def _onednn_packs(dtype: torch.dtype) -> bool:
+def onednn_packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has its own layout for weights of this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:

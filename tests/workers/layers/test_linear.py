@@ -16,7 +16,9 @@ from workers.layers.linear import (
     make_gated_linear,
     make_linear,
 )
+from workers.layers.quantized_linear import ReferenceQuantizedLinear
 from workers.layers.sharding import Shard
+from workers.quantization.quantized_weight import Activations, Bits, QuantizedWeight
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
@@ -74,6 +76,32 @@ def test_a_layer_made_of_what_is_packed_is_the_same() -> None:
     assert library is not None
     again = NativeLinear(cpu_gemm(library), PackedWeight(spec, read))
     assert torch.equal(again(x), layer(x))
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("activations", ["none", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantized_weights(bits: Bits, activations: Activations, dtype: torch.dtype) -> None:
+    """Whole and gated layers equal the reference, whose rows are in float32."""
+    order = torch.randperm(64)
+    weight = QuantizedWeight(
+        codes=torch.randint(0, 16, (40, 64)).to(torch.uint8 if bits == 4 else torch.int8),
+        scales=torch.rand(40, 2 if bits == 4 else 1),
+        zeros=torch.randint(0, 16, (40, 2), dtype=torch.uint8) if bits == 4 else None,
+        bits=bits,
+        group_size=32 if bits == 4 else 64,
+        activations=activations,
+        input_order=order,
+    )
+    x, bias = torch.randn(5, 64).to(dtype), torch.randn(40)
+    expected = ReferenceQuantizedLinear(weight, bias)(x.float())
+    gate, up = expected.chunk(2, dim=-1)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    for make, result in ((make_linear, expected), (make_gated_linear, F.silu(gate) * up)):
+        found = make(weight, bias)(x).float()
+        atol = tolerance * float(result.abs().max())
+        torch.testing.assert_close(found, result, atol=atol, rtol=tolerance)
 
 
 def test_a_dtype_that_cannot_be_packed_stays_plain() -> None:

@@ -10,11 +10,14 @@
 namespace trunkline {
 namespace {
 
-// Weights that a chunk reads where reading them takes the time, and products that it sums where
-// that does: 50 microseconds at most.
+// A chunk of a single block of rows reads so much, some microseconds' work. With more rows, it has
+// so many multiplications, 10 to 200 microseconds: small products must have chunks for all threads.
 constexpr int64_t kChunkBytes = 48 << 10;
-constexpr int64_t kChunkProducts = 2 << 20;
-constexpr int64_t kChunkBlocks = 16;
+constexpr int64_t kMinChunkProducts = 512 << 10, kMaxChunkProducts = 8 << 20;
+constexpr int64_t kChunksAtLeast = 128;
+// Activations of a chunk, which stay in the second cache while its panels pass.
+constexpr int64_t kChunkActivationBytes = 256 << 10;
+constexpr int64_t kMinChunkBlocks = 4, kMaxChunkBlocks = 16;
 // Weights that stay in the first cache while all blocks of rows pass.
 constexpr int64_t kCachedBytes = 16 << 10;
 
@@ -44,7 +47,7 @@ public:
           half_(args.gated ? args.num_outputs / 2 : args.num_outputs),
           num_panels_(ceil_div(half_, kPanel) * (args.gated ? 2 : 1)),
           width_(std::min<int64_t>(panels_for(blocks_.rows(blocks_.count - 1)), num_panels_)),
-          row_groups_(ceil_div(blocks_.count, kChunkBlocks)),
+          row_groups_(ceil_div(blocks_.count, blocks_of_chunk())),
           chunk_panels_(panels_of_chunk()),
           x_(lay_out(args, method, blocks_)) {}
 
@@ -58,20 +61,28 @@ public:
     }
 
 private:
+    int64_t blocks_of_chunk() const {
+        const int64_t of_block = num_steps_ * method_.words_per_step * 4 * kMaxRows;
+        return std::clamp(kChunkActivationBytes / of_block, kMinChunkBlocks, kMaxChunkBlocks);
+    }
+
     int64_t panels_of_chunk() const {
         const int64_t rows = ceil_div(args_.num_rows, row_groups_);
-        const int64_t by_bytes = kChunkBytes / panel_bytes_;
-        const int64_t by_products = kChunkProducts / (rows * kPanel * args_.num_inputs);
-        const int64_t wanted = std::max<int64_t>(std::min(by_bytes, by_products), 1);
+        const int64_t of_panel = rows * kPanel * args_.num_inputs;
+        const int64_t products =
+            std::clamp(row_groups_ * num_panels_ * of_panel / kChunksAtLeast, kMinChunkProducts,
+                       kMaxChunkProducts);
+        const int64_t wanted =
+            blocks_.count == 1 ? kChunkBytes / panel_bytes_ : products / of_panel;
         // Pairs of a gated product stay together.
         const int64_t unit = args_.gated && width_ % 2 ? 2 * width_ : width_;
-        return ceil_div(wanted, unit) * unit;
+        return ceil_div(std::max<int64_t>(wanted, 1), unit) * unit;
     }
 
     // Steps of the weights after which the next block of rows takes its turn.
-    int64_t cached_steps(int64_t panels, int64_t num_blocks) const {
-        if (num_blocks == 1 && method_.expand == nullptr) return num_steps_;
-        const int64_t steps = kCachedBytes / (panels * method_.expansion * kStepBytes);
+    int64_t cached_steps() const {
+        if (blocks_.count == 1 && method_.expand == nullptr) return num_steps_;
+        const int64_t steps = kCachedBytes / (width_ * method_.expansion * kStepBytes);
         return std::max<int64_t>(steps / group_steps_, 1) * group_steps_;
     }
 
@@ -85,70 +96,74 @@ private:
         const Range rows{blocks_.begin(blocks.begin), blocks_.begin(blocks.end)};
         auto* sums =
             memory.get<float>(static_cast<size_t>(rows.size() * panels.size() * kPanel * 4));
-        for (int64_t panel = panels.begin; panel < panels.end;) {
-            const int64_t width = panels.end - panel >= width_ ? width_ : 1;
-            sum_panels(blocks, panel, width, sums + (panel - panels.begin) * rows.size() * kPanel);
-            panel += width;
+        const int64_t at_once = cached_steps();
+        for (int64_t panel = panels.begin, width; panel < panels.end; panel += width) {
+            width = panels.end - panel >= width_ ? width_ : 1;
+            for (int64_t step = 0; step < num_steps_; step += at_once) {
+                const Range steps{step, std::min(step + at_once, num_steps_)};
+                const bool is_last = steps.end == num_steps_;
+                const uint8_t* next =
+                    is_last ? steps_at(panel + width, 0) : steps_at(panel, steps.end);
+                add_panels(blocks, {panel, panel + width}, steps, next,
+                           sums + (panel - panels.begin) * rows.size() * kPanel);
+            }
         }
         finish(rows, panels, sums);
     }
 
-    // Sums [width][rows][16] for panels side by side.
-    void sum_panels(Range blocks, int64_t panel, int64_t width, float* sums) {
-        thread_local Scratch memory;
-        const int64_t steps_at_once = cached_steps(width, blocks.size());
-        const uint8_t* weight = args_.weight + panel * panel_bytes_;
-        const uint8_t* end = args_.weight + num_panels_ * panel_bytes_;
-        for (int64_t step = 0; step < num_steps_; step += steps_at_once) {
-            const int64_t steps = std::min(steps_at_once, num_steps_ - step);
-            const uint8_t* from = weight + step * kStepBytes;
-            TileArgs tile = {};
-            tile.weight = from;
-            tile.panel_bytes = panel_bytes_;
-            tile.num_steps = steps;
-            tile.adds = step > 0;
-            if (method_.expand != nullptr) {
-                tile.num_steps = steps * method_.expansion;
-                tile.panel_bytes = tile.num_steps * kStepBytes;
-                auto* expanded = memory.get<uint8_t>(static_cast<size_t>(width * tile.panel_bytes));
-                for (int64_t each = 0; each < width; ++each) {
-                    const int64_t at = table_of(panel + each, step);
-                    method_.expand({from + each * panel_bytes_, steps,
-                                    expanded + each * tile.panel_bytes, args_.scales + at,
-                                    args_.zeros == nullptr ? nullptr : args_.zeros + at,
-                                    group_steps_});
-                }
-                tile.weight = expanded;
+    const uint8_t* steps_at(int64_t panel, int64_t step) const {
+        return args_.weight + panel * panel_bytes_ + step * kStepBytes;
+    }
+
+    // Adds some steps of panels side by side to their sums, [panels][rows][16]. Meanwhile the blocks
+    // of rows fetch what is at `next`, each a part of it.
+    void add_panels(Range blocks, Range panels, Range steps, const uint8_t* next, float* sums) {
+        const uint8_t* from = steps_at(panels.begin, steps.begin);
+        TileArgs tile = {};
+        tile.adds = steps.begin > 0;
+        tile.weight = from;
+        tile.panel_bytes = panel_bytes_;
+        tile.num_steps = steps.size();
+        if (method_.expand != nullptr) {
+            tile.weight = expand(panels, steps);
+            tile.num_steps = steps.size() * method_.expansion;
+            tile.panel_bytes = tile.num_steps * kStepBytes;
+        }
+        const int64_t share = steps.size() * kStepBytes / ceil_div(blocks.size(), panels.size());
+        for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+            const int64_t turn = block - blocks.begin;
+            tile.ahead = next + turn % panels.size() * panel_bytes_ + turn / panels.size() * share;
+            tile.ahead_step = share / tile.num_steps;
+            if (blocks_.count == 1) {
+                tile.ahead = from + kAheadBytes;
+                tile.ahead_step = kStepBytes;
             }
-            // The blocks of rows fetch the next weights between them.
-            const bool is_last = step + steps >= num_steps_;
-            const uint8_t* next = is_last ? weight + width * panel_bytes_ : from + steps * kStepBytes;
-            const int64_t share = steps * kStepBytes / ceil_div(blocks.size(), width);
-            for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-                const int64_t turn = block - blocks.begin;
-                tile.ahead = next + turn % width * panel_bytes_ + turn / width * share;
-                tile.ahead_step = share / tile.num_steps;
-                if (blocks.size() == 1) {
-                    tile.ahead = from + kAheadBytes;
-                    tile.ahead_step = kStepBytes;
-                } else if (tile.ahead + share > end) {
-                    tile.ahead = from;
-                    tile.ahead_step = 0;
-                }
-                run_block(blocks, block, panel, width, step, tile, sums);
-            }
+            run_block(blocks, block, panels, steps.begin, tile, sums);
         }
     }
 
-    void run_block(Range blocks, int64_t block, int64_t panel, int64_t width, int64_t step,
-                   TileArgs tile, float* sums) {
+    const uint8_t* expand(Range panels, Range steps) const {
+        thread_local Scratch memory;
+        const int64_t bytes = steps.size() * method_.expansion * kStepBytes;
+        auto* expanded = memory.get<uint8_t>(static_cast<size_t>(panels.size() * bytes));
+        for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+            const int64_t at = table_of(panel, steps.begin);
+            method_.expand({steps_at(panel, steps.begin), steps.size(),
+                            expanded + (panel - panels.begin) * bytes, args_.scales + at,
+                            args_.zeros == nullptr ? nullptr : args_.zeros + at, group_steps_});
+        }
+        return expanded;
+    }
+
+    void run_block(Range blocks, int64_t block, Range panels, int64_t step, TileArgs tile,
+                   float* sums) {
         const int64_t begin = blocks_.begin(block), first = blocks_.begin(blocks.begin);
         const int rows = blocks_.rows(block);
         tile.x = x_.words + begin * x_.words_per_row + step * method_.words_per_step * rows;
         tile.sums = sums + (begin - first) * kPanel;
         tile.sums_panel = (blocks_.begin(blocks.end) - first) * kPanel;
         if (x_.groups != 0) {
-            const int64_t at = table_of(panel, step);
+            const int64_t at = table_of(panels.begin, step);
             tile.group_steps = group_steps_;
             tile.panel_groups = x_.groups;
             tile.scales = args_.scales + at;
@@ -156,8 +171,8 @@ private:
             tile.x_sums = x_.sums + begin * x_.groups + step / group_steps_ * rows;
         }
         const Tile* of = method_.tiles->of[rows - 1];
-        if (width == panels_for(rows)) return of[1](tile);
-        for (int64_t each = 0; each < width; ++each) {
+        if (panels.size() == panels_for(rows)) return of[1](tile);
+        for (int64_t each = 0; each < panels.size(); ++each) {
             of[0](tile);
             tile.weight += tile.panel_bytes;
             tile.sums = static_cast<float*>(tile.sums) + tile.sums_panel;
