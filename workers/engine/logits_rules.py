@@ -4,6 +4,9 @@ import numpy as np
 import torch
 
 from workers.engine.sequence import Sequence
+from workers.kernels.cpu_sampling import CpuSampling, Penalties
+
+_NO_PENALTIES = Penalties(repetition=1.0, frequency=0.0, presence=0.0)
 
 
 class LogitsRules:
@@ -28,16 +31,23 @@ class LogitsRules:
         self._banned = torch.tensor(params.banned_token_ids, dtype=torch.int64, device=device)
         self._ends = torch.tensor(ends, dtype=torch.int64, device=device)
 
-    def apply(self, logits: torch.Tensor, sequence: Sequence) -> None:
+    def apply(
+        self, logits: torch.Tensor, sequence: Sequence, kernels: CpuSampling | None = None
+    ) -> None:
         """Change the row for the next token of the same sequence, float32 [V], in place.
 
-        Raises IndexError for a token beyond it.
+        Kernels, for logits on the CPU, save most of the time. Raises IndexError for a token of the
+        request's parameters beyond the row.
         """
         params = self._params
-        if params.repetition_penalty != 1.0:
-            self._penalize_repetition(logits, sequence.token_ids)
-        if params.frequency_penalty or params.presence_penalty:
-            self._penalize_counts(logits, sequence.token_ids)
+        penalties = Penalties(
+            params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+        )
+        if penalties != _NO_PENALTIES:
+            seen, _ = self._seen.tensors(sequence.token_ids, logits.device)
+            output, counts = self._output.tensors(sequence.token_ids, logits.device)
+            penalize = _penalize if kernels is None else kernels.penalize
+            penalize(logits, seen, output, counts, penalties)
         if len(self._bias):
             logits[self._bias_ids] += self._bias
         if len(self._allowed):
@@ -49,15 +59,20 @@ class LogitsRules:
         if sequence.num_output < params.min_tokens:
             logits[self._ends] = -torch.inf
 
-    def _penalize_repetition(self, logits: torch.Tensor, token_ids: list[int]) -> None:
-        """CTRL's rule (Keskar et al. 2019): seen tokens become less likely, whatever the sign."""
-        seen, _ = self._seen.tensors(token_ids, logits.device)
-        values, penalty = logits[seen], self._params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
 
-    def _penalize_counts(self, logits: torch.Tensor, token_ids: list[int]) -> None:
-        ids, counts = self._output.tensors(token_ids, logits.device)
-        logits[ids] -= self._params.frequency_penalty * counts + self._params.presence_penalty
+def _penalize(
+    logits: torch.Tensor,
+    seen: torch.Tensor,
+    output: torch.Tensor,
+    counts: torch.Tensor,
+    penalties: Penalties,
+) -> None:
+    """See CpuSampling.penalize."""
+    values = logits[seen]
+    logits[seen] = torch.where(
+        values > 0, values / penalties.repetition, values * penalties.repetition
+    )
+    logits[output] -= penalties.frequency * counts + penalties.presence
 
 
 class _TokenCounts:

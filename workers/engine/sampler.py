@@ -44,24 +44,28 @@ class Sampler:
         cannot be sampled, because it has NaN, every token is banned, or its parameters cannot be
         applied, gets an error.
         """
-        errors = self._apply_rules(logits, targets)
-        if self._kernels is not None and logits.device.type == "cpu":
-            tokens = self._draw_by_kernels(self._kernels, logits, targets)
-        else:
+        kernels = self._kernels if logits.device.type == "cpu" else None
+        errors = self._apply_rules(kernels, logits, targets)
+        if kernels is None:
             tokens = draw_tokens(logits, targets)
+        else:
+            tokens = self._draw_by_kernels(kernels, logits, targets)
         draws = [Draw(token) if token >= 0 else Draw(0, _NOT_FINITE) for token in tokens]
         for row, error in errors.items():
             draws[row] = Draw(0, error)
         return draws
 
-    def _apply_rules(self, logits: torch.Tensor, targets: list[Target]) -> dict[int, str]:
+    def _apply_rules(
+        self, kernels: CpuSampling | None, logits: torch.Tensor, targets: list[Target]
+    ) -> dict[int, str]:
         """Change the rows as their requests wish; what went wrong, by row."""
         errors = {}
         for row, (sequence, _) in enumerate(targets):
             if not sequence.group.request.params.changes_logits:
                 continue
             try:
-                self._rules_of(sequence, logits.device).apply(logits[row], sequence)
+                rules = self._rules_of(sequence, logits.device)
+                rules.apply(logits[row], sequence, kernels)
             except Exception as error:  # whatever it is, it is this request's alone
                 errors[row] = f"the sampling parameters cannot be applied: {error!r}"
         return errors

@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +37,32 @@ class _Logprobs(ctypes.Structure):
     )
 
 
+class _Penalize(ctypes.Structure):
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("seen", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("num_seen", ctypes.c_int64),
+        ("num_output", ctypes.c_int64),
+        ("repetition", ctypes.c_float),
+        ("frequency", ctypes.c_float),
+        ("presence", ctypes.c_float),
+    )
+
+
+class Penalties(NamedTuple):
+    """What makes tokens less likely that a sequence has already."""
+
+    repetition: float
+    """Divides logits above zero and multiplies the others, of all tokens of the sequence (CTRL's
+    rule, Keskar et al. 2019)."""
+    frequency: float
+    """Taken from the logits of sampled tokens, for each time they came."""
+    presence: float
+    """Taken from the logits of sampled tokens."""
+
+
 class RowParams:
     """How each row's token is drawn, at one address for as long as it lives."""
 
@@ -63,14 +90,15 @@ class RowParams:
 class CpuSampling:
     """Draws tokens, and tells their log-probabilities; one thread per row.
 
-    Logits are float32 or bfloat16 [R, V], contiguous, and stay as they are. A row's outcome depends
-    neither on the other rows nor on the number of threads. All methods raise TypeError or
+    Logits are float32 or bfloat16 [R, V], contiguous; only `penalize` changes them. A row's outcome
+    depends neither on the other rows nor on the number of threads. All methods raise TypeError or
     ValueError, naming the argument, if a dtype or shape is not as said.
     """
 
     def __init__(self, library: Library) -> None:
         self._sample = library.kernel("sample", _Sample)
         self._logprobs = library.kernel("logprobs", _Logprobs)
+        self._penalize = library.kernel("penalize", _Penalize)
 
     def sample(self, logits: torch.Tensor, params: RowParams | None, out: torch.Tensor) -> None:
         """out int64 [R] = a token for each row; -1 if none can be drawn from it.
@@ -127,6 +155,39 @@ class CpuSampling:
             dtype_code(logits.dtype),
         )
         self._logprobs(args, logits, token_ids, out, top_ids, top_out)
+
+    def penalize(
+        self,
+        logits: torch.Tensor,
+        seen: torch.Tensor,
+        output: torch.Tensor,
+        counts: torch.Tensor,
+        penalties: Penalties,
+    ) -> None:
+        """Apply penalties in place to one row.
+
+        Args:
+            logits: float32 [V].
+            seen: int64 [N], distinct tokens of the sequence.
+            output: int64 [M], distinct tokens that were sampled. Neither they nor `seen` are
+                checked to lie below V: the model has computed with them.
+            counts: float32 [M], how often these were.
+            penalties: To apply; first repetition, then the others.
+        """
+        _check("logits", logits, torch.float32, (len(logits),))
+        _check("seen", seen, torch.int64, (len(seen),))
+        _check("output", output, torch.int64, (len(output),))
+        _check("counts", counts, torch.float32, (len(output),))
+        args = _Penalize(
+            logits.data_ptr(),
+            seen.data_ptr(),
+            output.data_ptr(),
+            counts.data_ptr(),
+            len(seen),
+            len(output),
+            *penalties,
+        )
+        self._penalize(args, logits, seen, output, counts)
 
 
 def _shape_of(logits: torch.Tensor) -> tuple[int, int]:

@@ -198,14 +198,14 @@ def test_greedy_takes_the_likeliest(make_sampler: MakeSampler) -> None:
     assert draw(make_sampler((0,)), logits, SamplingParams(temperature=0.0)) == int(logits.argmax())
 
 
-def test_penalties_equal_transformers() -> None:
+def test_penalties_equal_transformers(kernels: CpuSampling | None) -> None:
     """Repetition penalty as transformers' processor; counts as OpenAI documents them."""
     from transformers import RepetitionPenaltyLogitsProcessor
 
     logits = random_logits(2)[0]
     sequence = make_sequence(SamplingParams(repetition_penalty=1.3), [7, 7, 9])
     ours = logits.clone()
-    LogitsRules(sequence, (), ours.device).apply(ours, sequence)
+    LogitsRules(sequence, (), ours.device).apply(ours, sequence, kernels)
     theirs = RepetitionPenaltyLogitsProcessor(1.3)(
         torch.tensor([sequence.token_ids]), logits.clone()[None]
     )[0]
@@ -213,7 +213,7 @@ def test_penalties_equal_transformers() -> None:
     ours = logits.clone()
     params = SamplingParams(frequency_penalty=0.5, presence_penalty=0.25)
     sequence = make_sequence(params, [7, 7, 9])
-    LogitsRules(sequence, (), ours.device).apply(ours, sequence)
+    LogitsRules(sequence, (), ours.device).apply(ours, sequence, kernels)
     theirs = logits.clone()
     theirs[7] -= 2 * 0.5 + 0.25
     theirs[9] -= 0.5 + 0.25
@@ -269,7 +269,7 @@ def test_a_row_with_every_token_banned_fails(make_sampler: MakeSampler) -> None:
     assert one.error
 
 
-def test_rules_follow_a_growing_sequence() -> None:
+def test_rules_follow_a_growing_sequence(kernels: CpuSampling | None) -> None:
     """What is kept of a sequence between steps gives what a fresh look at it would."""
     params = SamplingParams(
         repetition_penalty=1.5,
@@ -286,7 +286,7 @@ def test_rules_follow_a_growing_sequence() -> None:
     for token_id in torch.randint(0, 150, (200,), generator=generator).tolist():
         sequence.append(token_id)
         ours, fresh = random_logits(2).repeat(2, 1)
-        kept.apply(ours, sequence)
+        kept.apply(ours, sequence, kernels)
         LogitsRules(sequence, (0,), torch.device("cpu")).apply(fresh, sequence)
         assert torch.equal(ours, fresh)
         assert bool(ours[4].isinf()) == (sequence.num_output < 50)
