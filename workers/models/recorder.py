@@ -47,6 +47,11 @@ class _TorchWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.has_computed = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: what would tell the compiler to skip us imports it first, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not func.is_view and func not in _ALLOCATIONS:
             self.has_computed = True
