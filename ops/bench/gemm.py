@@ -144,7 +144,7 @@ def _bench(library: Library, work: GemmWork, limits: _Limits, runs: int) -> list
                 Row.over(
                     [amount / each / 1e9 for each in seconds[engine.name]],
                     bench="gemm",
-                    work=f"{work.rows} x {work.inputs} x {work.outputs}",
+                    work=f"{work.rows}x{work.inputs}x{work.outputs}",
                     model=work.arithmetic,
                     engine=engine.name,
                     metric=metric,

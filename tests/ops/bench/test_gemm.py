@@ -13,7 +13,7 @@ def test_every_product_is_measured_in_bytes_and_operations() -> None:
     assert set(ours) == {
         (model, work, unit)
         for model in ("float32", "int4_int8")
-        for work in ("1 x 64 x 48", "9 x 64 x 48")
+        for work in ("1x64x48", "9x64x48")
         for unit in ("GB/s", "GFLOP/s")
     }
     assert all(row.limit is not None and 0 < row.low <= row.high for row in rows)

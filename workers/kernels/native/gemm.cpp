@@ -55,8 +55,9 @@ public:
         const int64_t panel_groups = ceil_div(num_panels_, chunk_panels_);
         parallel_for(row_groups_ * panel_groups, [this](int64_t chunk) {
             const int64_t group = chunk % row_groups_, first = chunk / row_groups_ * chunk_panels_;
-            run_chunk({blocks_.count * group / row_groups_, blocks_.count * (group + 1) / row_groups_},
-                      {first, std::min(first + chunk_panels_, num_panels_)});
+            const Range blocks{blocks_.count * group / row_groups_,
+                               blocks_.count * (group + 1) / row_groups_};
+            run_chunk(blocks, {first, std::min(first + chunk_panels_, num_panels_)});
         });
     }
 
@@ -115,8 +116,8 @@ private:
         return args_.weight + panel * panel_bytes_ + step * kStepBytes;
     }
 
-    // Adds some steps of panels side by side to their sums, [panels][rows][16]. Meanwhile the blocks
-    // of rows fetch what is at `next`, each a part of it.
+    // Adds some steps of panels side by side to their sums, [panels][rows][16]. Meanwhile the
+    // blocks of rows fetch what is at `next`, each a part of it.
     void add_panels(Range blocks, Range panels, Range steps, const uint8_t* next, float* sums) {
         const uint8_t* from = steps_at(panels.begin, steps.begin);
         TileArgs tile = {};

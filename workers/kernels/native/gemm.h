@@ -61,7 +61,7 @@ struct LinearArgs {
     const float* scales;         // int8: [outputs]; int4: [panels][groups][16]; else null
     const uint8_t* zeros;        // int4: [panels][groups][16], null where all are 8; else null
     const float* bias;           // [outputs] or null
-    const int32_t* input_order;  // [num_inputs]: input k of the weight is x[:, input_order[k]]; or null
+    const int32_t* input_order;  // [num_inputs]: weight[:, k] meets x[:, input_order[k]]; or null
     void* out;                   // [num_rows, num_outputs], half of them if gated
     int64_t num_rows;
     int64_t num_inputs;

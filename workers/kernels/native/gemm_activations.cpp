@@ -131,7 +131,8 @@ Activations lay_out(const LinearArgs& args, const Method& method, const RowBlock
         method.x == XFormat::int8_quads && method.weights == WeightFormat::int4
             ? args.num_inputs / args.group_size
             : 0;
-    const int64_t row_bytes = words_per_row * 4 + static_cast<int64_t>(sizeof(RowScale)) + groups * 4;
+    const int64_t row_bytes =
+        words_per_row * 4 + static_cast<int64_t>(sizeof(RowScale)) + groups * 4;
     auto* words = memory.get<uint32_t>(static_cast<size_t>(args.num_rows * row_bytes));
     auto* scales = reinterpret_cast<RowScale*>(words + args.num_rows * words_per_row);
     auto* sums = reinterpret_cast<float*>(scales + args.num_rows);

@@ -25,7 +25,7 @@ struct Activations {
     const uint32_t* words;   // a block from row r on begins at r * words_per_row
     int64_t words_per_row;
     const RowScale* scales;  // [num_rows]; int8 only
-    const float* sums;       // int4 only: a block from row r on begins at r * groups, [groups][rows]
+    const float* sums;       // int4 only: [groups][rows] of a block from r * groups on
     int64_t groups;
 };
 

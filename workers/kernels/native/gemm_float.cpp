@@ -36,7 +36,8 @@ void expand_int8(const ExpandArgs& args) {
 
 template <class Arithmetic>
 constexpr Method direct(WeightFormat format) {
-    return {format, XFormat::float32, Arithmetic::words_per_step, &tiles_of<Arithmetic>, nullptr, 1};
+    constexpr int words = Arithmetic::words_per_step;
+    return {format, XFormat::float32, words, &tiles_of<Arithmetic>, nullptr, 1};
 }
 
 const Method kFloat32 = {WeightFormat::float32, XFormat::float32, 1, &kFloat32Tiles, nullptr, 1};

@@ -66,7 +66,8 @@ struct Int4Tile {
                         const Int weights = codes(vec, is_high);
 #pragma GCC unroll 8
                         for (int row = 0; row < kRows; ++row)
-                            sums[row][vec] = add_dot(sums[row][vec], weights, broadcast(words[row]));
+                            sums[row][vec] =
+                                add_dot(sums[row][vec], weights, broadcast(words[row]));
                     }
                 } else {
                     Int weights[kVecs];

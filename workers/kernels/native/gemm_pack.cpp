@@ -24,11 +24,15 @@ constexpr int bytes_per_input(WeightFormat format) {
     }
 }
 
-// Up to 4 bytes, zeros after them.
-uint32_t word_of(const uint8_t* from, int64_t available) {
-    uint32_t word = 0;
-    if (available > 0) std::memcpy(&word, from, available < 4 ? available : 4);
+uint32_t word_at(const uint8_t* from) {
+    uint32_t word;
+    std::memcpy(&word, from, sizeof word);
     return word;
+}
+
+// One output's part of a step: 4 bytes, or 8 codes of int4.
+uint32_t step_word(const uint8_t* from, bool is_int4) {
+    return is_int4 ? word_at(from) | word_at(from + 4) << 4 : word_at(from);
 }
 
 // The rows that a panel holds: from `first`, `count` of them; the rest is padding.
@@ -53,15 +57,18 @@ void pack_panel(const PackLinearArgs& args, int64_t panel) {
     const auto* weight = static_cast<const uint8_t*>(args.weight);
     auto* out = reinterpret_cast<uint32_t*>(args.packed + panel * num_steps * kStepBytes);
     const auto [first, count] = rows_of(args, panel);
-    for (int64_t step = 0; step < num_steps; ++step) {
-        for (int64_t row = 0; row < count; ++row) {
-            const uint8_t* from = weight + (first + row) * row_bytes + step * step_bytes;
-            const int64_t available = row_bytes - step * step_bytes;
-            uint32_t word = word_of(from, available);
-            if (is_int4) word |= word_of(from + 4, available - 4) << 4;
-            *out++ = word;
-        }
+    const uint8_t* from = weight + first * row_bytes;
+    const int64_t num_whole = row_bytes / step_bytes;
+    for (int64_t step = 0; step < num_whole; ++step, from += step_bytes) {
+        for (int64_t row = 0; row < count; ++row)
+            *out++ = step_word(from + row * row_bytes, is_int4);
         for (int64_t row = count; row < kPanel; ++row) *out++ = 0;
+    }
+    if (num_whole == num_steps) return;
+    for (int64_t row = 0; row < kPanel; ++row) {
+        uint8_t last[8] = {};
+        if (row < count) std::memcpy(last, from + row * row_bytes, row_bytes % step_bytes);
+        *out++ = step_word(last, is_int4);
     }
 }
 

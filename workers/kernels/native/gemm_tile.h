@@ -44,8 +44,8 @@ inline Int shift_right_signed(Int x) { return _mm256_srai_epi32(x, bits); }
 inline Int bit_and(Int a, uint32_t mask) { return _mm256_and_si256(a, broadcast(mask)); }
 #endif
 
-// With AVX2's 16 registers, g++ has to be kept from reordering what goes onto accumulators, and from
-// letting these wander: it would run out of them.
+// With AVX2's 16 registers, g++ has to be kept from reordering what goes onto accumulators, and
+// from letting these wander: it would run out of them.
 #if defined(__AVX512F__) || defined(TRUNKLINE_EMULATED_AVX512)
 inline Int in_place(Int x) { return x; }
 inline F32 fma_in_place(F32 a, F32 b, F32 acc) { return fma(a, b, acc); }
@@ -148,7 +148,8 @@ void tile(const TileArgs& args) {
 
 template <class Arithmetic, int... kRows>
 constexpr Tiles make_tiles(std::integer_sequence<int, kRows...>) {
-    return {{{tile<Arithmetic, kRows + 1, 1>, tile<Arithmetic, kRows + 1, panels_for(kRows + 1)>}...}};
+    return {{{tile<Arithmetic, kRows + 1, 1>,
+              tile<Arithmetic, kRows + 1, panels_for(kRows + 1)>}...}};
 }
 
 template <class Arithmetic>
