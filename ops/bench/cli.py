@@ -34,6 +34,25 @@ def engine(
 
 
 @app.command()
+def attention(
+    heads: Annotated[int, typer.Option(min=1, help="Query heads.")] = 12,
+    kv_heads: Annotated[int, typer.Option(min=1, help="Key and value heads.")] = 4,
+    head_dim: Annotated[int, typer.Option(min=2, help="Elements of a head.")] = 64,
+    runs: Annotated[int, typer.Option(min=1)] = 5,
+    json: Json = None,
+) -> None:
+    """One layer's attention on the CPU, by backend and type of cache, beside the machine's best."""
+    from ops.bench.attention import bench_attention, share_of_limit
+    from ops.bench.report import print_rows, write_rows
+    from workers.layers.attention import AttentionShape
+
+    rows = bench_attention(AttentionShape(heads, kv_heads, head_dim), runs)
+    print_rows(rows, "trunkline bench attention", {"of the limit": share_of_limit})
+    if json is not None:
+        write_rows(rows, json)
+
+
+@app.command()
 def serve(
     target: Annotated[
         str,

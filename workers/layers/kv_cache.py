@@ -115,7 +115,9 @@ def _lazy_zeros(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
 ) -> torch.Tensor:
     """Zeros straight from the operating system; torch.zeros would write, and so commit, all."""
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    # Private, unlike the default: shared memory comes in small pages only.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)  # attention reads blocks all over the store
     return torch.frombuffer(memory, dtype=dtype).view(shape).to(device)

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "attention.h"
@@ -16,16 +17,25 @@
 namespace trunkline {
 
 constexpr int64_t kSplit = 256;  // positions of a part; a multiple of kTile
-constexpr int64_t kTile = 32;    // positions whose keys or values stay in the first cache meanwhile
+constexpr int64_t kTile = 16;    // positions whose keys or values stay in the first cache meanwhile
 constexpr int kMaxSlice = 4;     // query heads that go together
 
-// Some positions' elements of all kv heads, in one of the types of a cache.
+// Some positions' elements of one kv head, in one of the types of a cache.
 template <class T>
 struct Tile {
     const T* base;
-    const int64_t* offsets;  // of each position's first element
-    int64_t head_stride;
+    const int64_t* offsets;  // [kTile], of each position's first element
+    const T* next_base;      // of the tile that is wanted next, or null
+    const int64_t* next_offsets;
+
+    void fetch_next(int64_t position, int64_t element) const {
+        __builtin_prefetch(next_base + next_offsets[position] + element, 0, 2);
+    }
 };
+
+// Elements that come from memory together.
+template <class T>
+constexpr int64_t kLine = 64 / sizeof(T);
 
 // Elements of a query or a result in the lanes in which load_pair has those of a cache's type.
 template <class Cache, class T>
@@ -63,13 +73,16 @@ template <int G, int N>
             }
 }
 
-// Dot products of G query heads [G, width] with the keys of `size` positions, a multiple of 8.
-template <int G, class T>
+// Dot products of G query heads [G, width] with the keys of `size` positions, a multiple of 8, while
+// the next keys are on their way: evenly, since a core keeps few reads under way and waits then.
+template <int G, bool fetches, class T>
 void score_slice(
-    const float* query, int64_t width, const T* keys, const int64_t* offsets, int64_t size,
-    float* scores) {
+    const float* query, int64_t width, const Tile<T>& keys, int64_t size, float* scores) {
     constexpr int kTokens = kTogether<G>;
     for (int64_t first = 0; first < size; first += kTokens) {
+        if constexpr (fetches)
+            for (int t = 0; t < kTokens; ++t)
+                for (int64_t d = 0; d < width; d += kLine<T>) keys.fetch_next(first + t, d);
         F32 sums[G][kTokens];
         for (int g = 0; g < G; ++g)
             for (int t = 0; t < kTokens; ++t) sums[g][t] = zero();
@@ -77,7 +90,7 @@ void score_slice(
             Pair query_pair[G];
             for (int g = 0; g < G; ++g) query_pair[g] = load_pair(query + g * width + d);
             for (int t = 0; t < kTokens; ++t) {
-                const Pair key = load_pair(keys + offsets[first + t] + d);
+                const Pair key = load_pair(keys.base + keys.offsets[first + t] + d);
                 for (int g = 0; g < G; ++g) sums[g][t] = fma(query_pair[g].first, key.first, sums[g][t]);
                 for (int g = 0; g < G; ++g) sums[g][t] = fma(query_pair[g].second, key.second, sums[g][t]);
             }
@@ -91,16 +104,17 @@ template <int G>
 constexpr int kApart = G == 1 ? 4 : G <= 3 ? 2 : 1;
 
 // Adds G weighted sums of the values of `size` positions to sums [G, width]; kPair elements.
-template <int G, class T>
+template <int G, bool fetches, class T>
 void weigh_columns(
-    const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
+    const float* weights, const Tile<T>& values, int64_t first, int64_t size, float* sums,
     int64_t width) {
     Pair apart[kApart<G>][G];
     for (int u = 0; u < kApart<G>; ++u)
         for (int g = 0; g < G; ++g)
             apart[u][g] = u == 0 ? load_pair(sums + g * width) : Pair{zero(), zero()};
     const auto add = [&](int u, int64_t t) {
-        const Pair value = load_pair(values + offsets[t]);
+        if constexpr (fetches) values.fetch_next(t, first);
+        const Pair value = load_pair(values.base + values.offsets[t] + first);
         for (int g = 0; g < G; ++g) {
             const F32 weight = set1(weights[g * kSplit + t]);
             apart[u][g].first = fma(weight, value.first, apart[u][g].first);
@@ -117,26 +131,14 @@ void weigh_columns(
     }
 }
 
-template <int G, class T>
+template <int G, bool fetches, class T>
 void weigh_slice(
-    const float* weights, const T* values, const int64_t* offsets, int64_t size, float* sums,
-    int64_t width) {
+    const float* weights, const Tile<T>& values, int64_t size, float* sums, int64_t width) {
     for (int64_t d = 0; d < width; d += kPair)
-        weigh_columns<G>(weights, values + d, offsets, size, sums + d, width);
-}
-
-// Calls body<G>(first) for slices of 1 .. kMaxSlice that make up `group` query heads.
-template <class Body>
-void for_slices(int64_t group, Body&& body) {
-    for (int64_t first = 0; first < group;) {
-        const int64_t left = group - first;
-        switch (left <= kMaxSlice ? left : std::min<int64_t>(kMaxSlice, (left + 1) / 2)) {
-            case 1: body.template operator()<1>(first), first += 1; break;
-            case 2: body.template operator()<2>(first), first += 2; break;
-            case 3: body.template operator()<3>(first), first += 3; break;
-            default: body.template operator()<4>(first), first += 4;
-        }
-    }
+        if (fetches && d % kLine<T> == 0)
+            weigh_columns<G, true>(weights, values, d, size, sums + d, width);
+        else
+            weigh_columns<G, false>(weights, values, d, size, sums + d, width);
 }
 
 // What a part leaves behind: for each query head weighted sums [width], the weights' sum, and the
@@ -171,24 +173,21 @@ public:
 
     void run(int64_t row, const Partial& to) {
         load_query(row);
-        for_tiles(static_cast<const Cache*>(args_.keys), [&](const auto& tile, int64_t first) {
+        const Cache* keys = static_cast<const Cache*>(args_.keys);
+        const Cache* values = static_cast<const Cache*>(args_.values);
+        for_tiles(keys, values, [&]<int G, bool fetches>(const auto& tile, int64_t first, int64_t head) {
             const int64_t count = round_up(std::min(kTile, size_ - first), 8);
-            for_heads([&]<int G>(int64_t kv_head, int64_t head) {
-                score_slice<G>(
-                    query_ + head * width_, width_, tile.base + kv_head * tile.head_stride, tile.offsets,
-                    count, scores_ + head * kSplit + first);
-            });
+            score_slice<G, fetches>(
+                query_ + head * width_, width_, tile, count, scores_ + head * kSplit + first);
         });
         for (int64_t head = 0; head < args_.num_heads; ++head) soften(head, to);
         std::fill(to.sums, to.sums + args_.num_heads * width_, 0.0f);
-        for_tiles(static_cast<const Cache*>(args_.values), [&](const auto& tile, int64_t first) {
-            const int64_t count = std::min(kTile, size_ - first);
-            for_heads([&]<int G>(int64_t kv_head, int64_t head) {
-                weigh_slice<G>(
-                    scores_ + head * kSplit + first, tile.base + kv_head * tile.head_stride, tile.offsets,
-                    count, to.sums + head * width_, width_);
+        for_tiles(
+            values, nullptr, [&]<int G, bool fetches>(const auto& tile, int64_t first, int64_t head) {
+                const int64_t count = std::min(kTile, size_ - first);
+                weigh_slice<G, fetches>(
+                    scores_ + head * kSplit + first, tile, count, to.sums + head * width_, width_);
             });
-        });
     }
 
     // Whether heads are read where they lie; else they are copied, and padded.
@@ -231,33 +230,49 @@ private:
         }
     }
 
+    // Calls body<G, fetches>(tile, its first position, first query head) for all of `from`; what is
+    // wanted after the last tile is the first of `then`, if any.
     template <class Body>
-    void for_heads(Body&& body) {
-        for (int64_t kv_head = 0; kv_head < args_.num_kv_heads; ++kv_head)
-            for_slices(group_, [&]<int G>(int64_t first) {
-                body.template operator()<G>(kv_head, kv_head * group_ + first);
-            });
-    }
-
-    // Calls body(tile, its first position) for each tile, while the next is on its way from memory.
-    template <class Body>
-    void for_tiles(const Cache* from, Body&& body) {
-        const int64_t size = args_.head_dim;
+    void for_tiles(const Cache* from, const Cache* then, Body&& body) {
         for (int64_t first = 0; first < size_; first += kTile) {
-            const int64_t next = first + kTile;
-            for (int64_t i = next; i < std::min(next + kTile, size_); ++i)
-                prefetch(from + offsets_[i], args_.num_kv_heads * size);
-            if (is_direct(size)) {
-                body(Tile<Cache>{from, offsets_ + first, size}, first);
-            } else {
-                widen(from, first);
-                body(Tile<float>{wide_, wide_offsets_, width_}, first);
+            const bool is_last = first + kTile >= size_;
+            const Cache* next = is_last ? then : from;
+            const int64_t* next_offsets = is_last ? offsets_ : offsets_ + first + kTile;
+            if (!is_direct(args_.head_dim)) widen(from, first);
+            for (int64_t kv_head = 0; kv_head < args_.num_kv_heads; ++kv_head) {
+                const int64_t at = kv_head * args_.head_dim;
+                if (is_direct(args_.head_dim))
+                    for_slices(
+                        Tile<Cache>{from + at, offsets_ + first, next ? next + at : nullptr, next_offsets},
+                        first, kv_head, body);
+                else
+                    for_slices(
+                        Tile<float>{wide_ + kv_head * width_, wide_offsets_, nullptr, nullptr}, first,
+                        kv_head, body);
             }
         }
     }
 
-    static void prefetch(const Cache* from, int64_t size) {
-        for (int64_t i = 0; i < size; i += 64 / sizeof(Cache)) __builtin_prefetch(from + i);
+    // The first slice of a kv head's query heads fetches what all of them will want.
+    template <class Tile, class Body>
+    void for_slices(const Tile& tile, int64_t first, int64_t kv_head, Body&& body) {
+        bool fetches = tile.next_base != nullptr;
+        for (int64_t done = 0; done < group_; fetches = false) {
+            const int64_t left = group_ - done, head = kv_head * group_ + done;
+            const auto call = [&]<int G>() {
+                if (fetches)
+                    body.template operator()<G, true>(tile, first, head);
+                else
+                    body.template operator()<G, false>(tile, first, head);
+                done += G;
+            };
+            switch (left <= kMaxSlice ? left : std::min<int64_t>(kMaxSlice, (left + 1) / 2)) {
+                case 1: call.template operator()<1>(); break;
+                case 2: call.template operator()<2>(); break;
+                case 3: call.template operator()<3>(); break;
+                default: call.template operator()<4>();
+            }
+        }
     }
 
     void widen(const Cache* from, int64_t first) {
