@@ -1,15 +1,13 @@
-"""The engine offline: throughput beside Hugging Face `generate`, and the parts of a step."""
+"""The engine offline: throughput, and the parts of a step."""
 
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import torch
-
-from ops.bench.hardware import Hardware, measure
+from ops.bench.hardware import measure
+from ops.bench.limits import batch_seconds, sizes
 from ops.bench.report import Row
 from ops.bench.single import bench_single
 from ops.models import resolve
@@ -68,54 +66,28 @@ def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
 
 
 def _bench_throughput(llm: LLM, folder: Path, model: str, work: BatchWork, runs: int) -> list[Row]:
-    """Engines in turn within each run, so that a drift of the machine's speed meets them alike."""
-    engines: dict[str, Callable[[list[list[int]]], None]] = {
-        "trunkline": lambda prompts: _generate(llm, prompts, work.output_tokens)
-    }
-    reference = _load_transformers(folder)
-    if reference is not None:
-        engines["transformers generate"] = lambda prompts: _generate_transformers(
-            reference, prompts, work.output_tokens
-        )
     vocab_size = llm.engine.model.config.vocab_size
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    rates = []
     for run in range(-1, runs):
         prompts = work.prompts(vocab_size, run)
-        for name, generate in engines.items():
-            start = perf_counter()
-            generate(prompts)
-            if run >= 0:  # the first is a warm-up
-                seconds[name].append(perf_counter() - start)
-    dtype = llm.engine.model.dtype
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) // dtype.itemsize
-    limit = work.num_tokens / _least_seconds(llm, weights, work, measure(dtype))
-    rows = [
+        start = perf_counter()
+        _generate(llm, prompts, work.output_tokens)
+        if run >= 0:  # the first is a warm-up
+            rates.append(work.num_tokens / (perf_counter() - start))
+    size = llm.engine.model.dtype.itemsize
+    least_s = batch_seconds(sizes(folder, size, size, size), *work, measure())
+    return [
         Row.over(
-            [work.num_tokens / s for s in times],
+            rates,
             bench="engine",
             work=str(work),
             model=model,
-            engine=name,
+            engine="trunkline",
             metric="throughput, prompt and output",
             unit="tokens/s",
-            limit=limit,
+            limit=work.num_tokens / least_s,
         )
-        for name, times in seconds.items()
     ]
-    if reference is not None:
-        ratios = [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)]
-        rows.append(
-            Row.over(
-                ratios,
-                bench="engine",
-                work=str(work),
-                model=model,
-                engine="trunkline",
-                metric="throughput over transformers generate",
-                unit="x",
-            )
-        )
-    return rows
 
 
 def _bench_step(llm: LLM, model: str, runs: int) -> list[Row]:
@@ -163,48 +135,6 @@ def _parts(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> dict[s
     return {part: seconds - before.get(part, 0.0) for part, seconds in watch.seconds.items()}
 
 
-def _least_seconds(llm: LLM, num_weights: int, work: BatchWork, hardware: Hardware) -> float:
-    """The time below which the work cannot be done: operations over peak, or bytes over bandwidth.
-
-    Prompt tokens pass the layers once (the head only for the last), outputs pass both; each decode
-    step reads all weights and the KV of all sequences.
-    """
-    model = llm.engine.model
-    config = model.config
-    head = config.vocab_size * config.hidden_size
-    layers = num_weights - head * (1 if config.tie_word_embeddings else 2)
-    rows = work.requests
-    prefill_flop = 2 * layers * rows * work.prompt_tokens + 2 * head * rows
-    step_flop = 2 * (layers + head) * rows
-    kv_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    kv = kv_token * rows * (work.prompt_tokens + work.output_tokens / 2)
-    step_bytes = (layers + head + kv) * model.dtype.itemsize
-    step_s = max(step_flop / hardware.gemm_flop_per_s, step_bytes / hardware.read_bytes_per_s)
-    return prefill_flop / hardware.gemm_flop_per_s + (work.output_tokens - 1) * step_s
-
-
 def _generate(llm: LLM, prompts: list[list[int]], output_tokens: int) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
     llm.generate(prompts, params)
-
-
-def _load_transformers(folder: Path) -> Any:
-    """The peer, or None where it is not installed."""
-    try:
-        from transformers import AutoModelForCausalLM
-    except ImportError:
-        return None
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-
-
-@torch.inference_mode()
-def _generate_transformers(model: Any, prompts: list[list[int]], output_tokens: int) -> None:
-    ids = torch.tensor(prompts)
-    model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=output_tokens,
-        min_new_tokens=output_tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )

@@ -1,6 +1,5 @@
 """Products with weights: by shape, arithmetic and rows, beside what memory and FMA allow."""
 
-import ctypes
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ops.bench.hardware import measure
+from ops.bench.hardware import fma_peak, measure
 from ops.bench.report import Row
 from workers.kernels.cpu_gemm import (
     ARITHMETICS,
@@ -29,7 +28,6 @@ _GROUP_SIZE = 64
 _COLD_BYTES = 96 * 2**20
 """Copies of a weight that take turns, together: more than any cache of the processor holds."""
 _RUN_S = 0.05
-_PEAK_CHUNKS, _PEAK_REPEATS = 256, 20_000
 
 
 class GemmWork(NamedTuple):
@@ -84,7 +82,7 @@ def bench_gemm(
         for arithmetic in arithmetics
         for count in rows
     ]
-    limits = _Limits(measure(torch.float32).read_bytes_per_s, fma_peak(library))
+    limits = _Limits(measure().read_bytes_per_s, fma_peak(library))
     with torch.inference_mode():
         return [row for work in works for row in _bench(library, work, limits, runs)]
 
@@ -102,28 +100,6 @@ def nearest_to_limit(rows: Sequence[Row]) -> list[Row]:
 def _share(row: Row) -> float:
     assert row.limit is not None
     return row.median / row.limit
-
-
-def fma_peak(library: Library) -> float:
-    """float32 operations per second of multiply-adds on registers alone, on all threads."""
-    kernel = library.kernel("fma_peak", _PeakArgs)
-    sums, flops = torch.empty(_PEAK_CHUNKS), torch.empty(1, dtype=torch.int64)
-    args = _PeakArgs(_PEAK_CHUNKS, _PEAK_REPEATS, sums.data_ptr(), flops.data_ptr())
-    times = []
-    for _ in range(5):
-        start = perf_counter()
-        kernel(args, sums, flops)
-        times.append(perf_counter() - start)
-    return float(flops) / min(times)
-
-
-class _PeakArgs(ctypes.Structure):
-    _fields_ = (
-        ("num_chunks", ctypes.c_int64),
-        ("repeats", ctypes.c_int64),
-        ("sums", ctypes.c_void_p),
-        ("flops", ctypes.c_void_p),
-    )
 
 
 def _bench(library: Library, work: GemmWork, limits: _Limits, runs: int) -> list[Row]:

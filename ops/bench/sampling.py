@@ -44,7 +44,7 @@ class SamplingWork(NamedTuple):
 
 def bench_sampling(works: Rows[SamplingWork], runs: int) -> list[Row]:
     """Milliseconds for each batch's tokens, by each of WISHES."""
-    bandwidth = measure(torch.float32).read_bytes_per_s
+    bandwidth = measure().read_bytes_per_s
     samplers = {"torch": Sampler(())}
     library = load_library()
     if library is not None:

@@ -129,6 +129,7 @@ class _LinearArgs(ctypes.Structure):
         ("num_outputs", ctypes.c_int64),
         ("group_size", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
+        ("out_dtype", ctypes.c_int32),
         ("gated", ctypes.c_int32),
     )
 
@@ -205,7 +206,7 @@ class CpuGemm:
             x: [rows, num_inputs], contiguous, float32 or bfloat16; with floating-point weights, of
                 their dtype.
             weight: As packed.
-            out: [rows, num_results], contiguous, of x's dtype.
+            out: [rows, num_results], contiguous, float32 or bfloat16.
 
         Raises:
             TypeError: x or out is of another dtype.
@@ -213,7 +214,7 @@ class CpuGemm:
         """
         spec, tensors = weight
         _check_x(spec, x)
-        _check("out", out, (x.shape[0], spec.num_results), x.dtype)
+        _check("out", out, (x.shape[0], spec.num_results), *_X_DTYPES)
         if not out.is_contiguous():
             raise ValueError(f"out: got strides {out.stride()}, expected a contiguous tensor")
         tables = (tensors.get(name) for name in ("scales", "zeros", "bias", "input_order"))
@@ -227,6 +228,7 @@ class CpuGemm:
             spec.num_outputs,
             spec.group_size,
             dtype_code(x.dtype),
+            dtype_code(out.dtype),
             int(spec.is_gated),
         )
         self._linear[spec.arithmetic](args, x, weight, out)
@@ -280,8 +282,11 @@ def _check_x(spec: PackedSpec, x: torch.Tensor) -> None:
         )
 
 
-def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if tensor.dtype != dtype:
-        raise TypeError(f"{name}: got {tensor.dtype}, expected {dtype}")
+def _check(
+    name: str, tensor: torch.Tensor, shape: tuple[int, ...], *accepted: torch.dtype
+) -> None:
+    if tensor.dtype not in accepted:
+        expected = " or ".join(map(str, accepted))
+        raise TypeError(f"{name}: got {tensor.dtype}, expected {expected}")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")

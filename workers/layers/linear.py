@@ -29,7 +29,7 @@ class Linear(Protocol):
 
         Args:
             x: [T, in_features], contiguous.
-            out: Takes the result; contiguous, of x's dtype. None makes a new tensor.
+            out: Takes the result; contiguous, of x's dtype or float32. None makes a new tensor.
 
         Returns:
             The result, which is `out` if that was given.

@@ -79,4 +79,4 @@ class CausalLM:
 
     def logits(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Of hidden states [R, hidden_size]: float32 [R, vocab_size], which is `out`."""
-        return out.copy_(self.head(hidden))
+        return self.head(hidden, out)

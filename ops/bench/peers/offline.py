@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
-import torch
-
 from ops.bench.hardware import measure
+from ops.bench.limits import sizes
 from ops.bench.peers.launch import Launcher
-from ops.bench.peers.limits import sizes
 from ops.bench.peers.registry import all_engines, select
 from ops.bench.peers.rows import hardware_rows, rows_by_work, share_of_limit
 from ops.bench.peers.turns import RSS, START, Tell, Turns
@@ -39,7 +37,7 @@ def bench_offline(
     engines = select(engines, engine_names) if engine_names else engines
     wanted = set(work_names or WORK_NAMES)
     vocab_size = json.loads((model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    hardware = measure(_hardware_dtype())
+    hardware = measure()
     # Like Ctrl-C, so that no engine is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     turns = Turns(engines, Launcher(model, threads).launch, vocab_size, _teller())
@@ -61,12 +59,6 @@ def _kv_gib(model: Path) -> int:
     """Room for the largest work's keys and values in bf16: what is reserved may be resident."""
     tokens = BATCH * (BATCH_PROMPT + BATCH_OUTPUT) + 2 * PROMPT
     return math.ceil(tokens * sizes(model, 2, 2).kv_token * 2 / 2**30)
-
-
-def _hardware_dtype() -> torch.dtype:
-    """The dtype of the fastest GEMM of floats: where CPUs lack bf16, torch is slow in it."""
-    has_bf16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def _teller() -> Tell:

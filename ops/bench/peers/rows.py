@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ops.bench.hardware import Hardware
+from ops.bench.limits import sizes
 from ops.bench.peers.engine_spec import EngineSpec
-from ops.bench.peers.limits import sizes
 from ops.bench.peers.samples import Sample
 from ops.bench.peers.turns import RSS, START, Comparison
 from ops.bench.peers.works import WORKS, Work

@@ -6,7 +6,7 @@ from random import Random
 from typing import TypeAlias
 
 from ops.bench.hardware import Hardware
-from ops.bench.peers.limits import Sizes, batch_seconds, prefill_seconds, step_seconds
+from ops.bench.limits import Sizes, batch_seconds, prefill_seconds, step_seconds
 from ops.bench.peers.process import Answer
 
 Ask: TypeAlias = Callable[[list[list[int]], int], Answer]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ops.bench.hardware import Hardware
+from ops.bench.limits import batch_seconds, prefill_seconds, sizes, step_seconds
 from ops.bench.peers.engine_spec import OURS, EngineSpec
-from ops.bench.peers.limits import batch_seconds, prefill_seconds, sizes, step_seconds
 from ops.bench.peers.rows import rows_by_work, share_of_limit
 from ops.bench.peers.samples import Sample
 from ops.bench.peers.turns import START, Comparison

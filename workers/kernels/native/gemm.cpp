@@ -198,7 +198,7 @@ private:
                     }
                     store(values + part, value);
                 }
-                if (args_.dtype == DType::float32)
+                if (args_.out_dtype == DType::float32)
                     write(values, row, panel, static_cast<float*>(args_.out));
                 else
                     write(values, row, panel, static_cast<BFloat16*>(args_.out));

@@ -67,7 +67,8 @@ struct LinearArgs {
     int64_t num_inputs;
     int64_t num_outputs;
     int64_t group_size;          // int4
-    DType dtype;                 // of x and out
+    DType dtype;                 // of x
+    DType out_dtype;
     int32_t gated;               // out = silu(first half of the outputs) * second half
 };
 
