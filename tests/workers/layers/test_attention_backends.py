@@ -10,18 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.kernels.attention_reference import attention_reference
+from workers.kernels.library import load_library
 from workers.kernels.paged_cache import dequantize_heads, quantize_heads
 from workers.kernels.rms_norm import head_norm as normalise
 from workers.kernels.rotary import rotate
 from workers.layers.attention import AttentionMetadata, AttentionShape, HeadNorm
-from workers.layers.attention_registry import ATTENTION_BACKENDS
+from workers.layers.attention_registry import ATTENTION_BACKENDS, attention_backend
 from workers.layers.kv_cache import KVCache
+from workers.layers.native_attention import NativeAttention
 from workers.layers.rope_scaling import DefaultRope
 from workers.layers.rotary import RotaryEmbedding
+from workers.layers.sdpa_attention import SdpaAttention
 from workers.registry import UnknownChoiceError
 
 SCALE = 0.35
-BACKENDS = pytest.mark.parametrize("backend", ATTENTION_BACKENDS.names)
+HAS_KERNELS = load_library() is not None
+BACKENDS = pytest.mark.parametrize(
+    "backend", [name for name in ATTENTION_BACKENDS.names if HAS_KERNELS or name != "native"]
+)
 
 
 class Row(NamedTuple):
@@ -228,3 +234,21 @@ def test_groups_of_many_lengths(backend: str) -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UnknownChoiceError, match=r"'flash'; known: .*reference, sdpa"):
         ATTENTION_BACKENDS.get("flash")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "is_native"),
+    [(torch.float32, 64, True), (torch.float16, 64, False), (torch.bfloat16, 1024, False)],
+)
+def test_auto_is_native_where_the_kernels_can_serve(
+    dtype: torch.dtype, head_dim: int, is_native: bool
+) -> None:
+    shape = AttentionShape(2, 1, head_dim)
+    backend = attention_backend("auto", shape, dtype, torch.device("cpu"))
+    expected = NativeAttention if is_native and HAS_KERNELS else SdpaAttention
+    assert isinstance(backend, expected)
+
+
+def test_native_where_it_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention: got 'native' with"):
+        attention_backend("native", AttentionShape(2, 1, 64), torch.float16, torch.device("cpu"))
