@@ -17,13 +17,13 @@ def engine(
     model: Annotated[
         str, typer.Option(help="Directory of a model, or the name of a shape to make.")
     ] = "smol-110m",
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each engine, in turn.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
     requests: Annotated[int, typer.Option(min=1, help="Requests of the batch.")] = 64,
     prompt_tokens: Annotated[int, typer.Option(min=1)] = 256,
     output_tokens: Annotated[int, typer.Option(min=2)] = 128,
     json: Json = None,
 ) -> None:
-    """Offline throughput beside Hugging Face `generate`, and where a step's time goes."""
+    """Offline throughput, and where a step's time goes."""
     from ops.bench.engine import BatchWork, bench_engine
     from ops.bench.report import print_rows, write_rows
 
