@@ -18,12 +18,13 @@ class OutOfBlocksError(Exception):
 
 
 class _Block:
-    __slots__ = ("children", "hash", "holders", "last_use", "number", "parent")
+    __slots__ = ("children", "hash", "holders", "last_use", "number", "parent", "token_ids")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.holders = 0
         self.hash: bytes | None = None
+        self.token_ids: Sequence[int] = ()
         self.parent: _Block | None = None
         self.children: set[_Block] = set()
         self.last_use = 0
@@ -95,12 +96,34 @@ class BlockPool:
             found.append(block.number)
         return found
 
-    def register(self, number: int, block_hash: bytes, parent: int | None) -> int:
+    def match_within(self, parent: int, token_ids: Sequence[int]) -> tuple[int, int]:
+        """The cached block after `parent` that begins most like `token_ids`.
+
+        Returns it and how many of its first tokens are the same, (0, 0) if none are.
+        """
+        best, most = 0, 0
+        for child in self._blocks[parent].children:
+            length = _common_length(child.token_ids, token_ids)
+            if (length, -child.number) > (most, -best) and length:
+                best, most = child.number, length
+        return best, most
+
+    def is_cached(self, number: int) -> bool:
+        """Whether the block can be found by its hash."""
+        return self._blocks[number].hash is not None
+
+    def register(
+        self,
+        number: int,
+        block_hash: bytes,
+        parent: int | None,
+        token_ids: Sequence[int] = (),
+    ) -> int:
         """Make a full, held block findable by its hash; returns the block to hold from now on.
 
-        `parent` is the block before it, None for the first one. If another block with that hash is
-        cached already, the holder's share moves there and the given block is released. If the
-        parent is not cached, nothing happens.
+        `parent` is the block before it, None for the first one; `token_ids` are the block's. If
+        another block with that hash is cached already, the holder's share moves there and the given
+        block is released. If the parent is not cached, nothing happens.
         """
         above = None if parent is None else self._blocks[parent]
         if above is not None and above.hash is None:
@@ -113,6 +136,7 @@ class BlockPool:
             return twin.number
         block = self._blocks[number]
         block.hash = block_hash
+        block.token_ids = token_ids
         block.parent = above
         if above is not None:
             above.children.add(block)
@@ -217,3 +241,11 @@ class BlockPool:
         if block.parent is not None:
             block.parent.children.discard(block)
             block.parent = None
+
+
+def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many first elements are the same."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

@@ -53,9 +53,10 @@ class KVBlocks:
         return bisect_left(table, x=True, hi=num_full, key=lambda n: self.pool.num_holders(n) == 1)
 
     def adopt_prefix(self, sequence: Sequence) -> int:
-        """Hold the cached blocks of the sequence's longest known prefix; returns their tokens.
+        """Hold the cached blocks of the sequence's longest known prefix; returns its tokens.
 
-        At least one token is left to compute, since its logits are wanted.
+        The last of them may be a block of which only the first tokens are the same. At least one
+        token is left to compute, since its logits are wanted.
         """
         if not self._share_prefixes:
             return 0
@@ -69,7 +70,27 @@ class KVBlocks:
         sequence.block_table = blocks
         sequence.num_registered = len(blocks)
         sequence.num_computed = len(blocks) * self.block_size
+        if blocks:
+            self._adopt_within(sequence)
         return sequence.num_computed
+
+    def _adopt_within(self, sequence: Sequence) -> None:
+        """Hold the cached block that begins like the sequence's next one, to be copied on write.
+
+        Not where blocks are so few that it had better be evicted.
+        """
+        table, start = sequence.block_table, sequence.num_computed
+        end = min(start + self.block_size, len(sequence.token_ids) - 1)
+        following = sequence.token_ids[start:end]
+        block, num_tokens = self.pool.match_within(table[-1], following)
+        if not num_tokens:
+            return
+        self.pool.hold([block])
+        if self.pool.num_available < self.blocks_for(len(sequence.token_ids)) - len(table):
+            self.pool.release([block])
+            return
+        sequence.block_table = [*table, block]
+        sequence.num_computed = start + num_tokens
 
     def blocks_needed(self, sequence: Sequence, num_tokens: int) -> int:
         """Blocks to allocate before `num_tokens` more can be computed, copies on write included."""
@@ -110,10 +131,11 @@ class KVBlocks:
             return
         table, hashes = sequence.block_table, sequence.block_hashes
         for i in range(sequence.num_registered, sequence.num_computed // self.block_size):
+            tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
             if i == len(hashes):
-                tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
                 hashes.append(block_hash(hashes[-1] if i else sequence.group.root_hash, tokens))
-            table[i] = self.pool.register(table[i], hashes[i], table[i - 1] if i else None)
+            parent = table[i - 1] if i else None
+            table[i] = self.pool.register(table[i], hashes[i], parent, tokens)
             sequence.num_registered = i + 1
 
     def release(self, sequence: Sequence) -> None:
@@ -143,8 +165,10 @@ class KVBlocks:
         return sequence.num_window_freed - first
 
     def _shared_tail(self, sequence: Sequence) -> int | None:
-        """The index of a half-full block that others hold too."""
+        """The index of a block that is to be written and that others hold, or may find, too."""
         index, offset = divmod(sequence.num_computed, self.block_size)
-        if offset and self.pool.num_holders(sequence.block_table[index]) > 1:
-            return index
-        return None
+        if not offset:
+            return None
+        block = sequence.block_table[index]
+        is_shared = self.pool.num_holders(block) > 1 or self.pool.is_cached(block)
+        return index if is_shared else None
