@@ -4,9 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-import psutil
-
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def usable_cpus(cpu_max: Path = _CPU_MAX) -> int:
@@ -17,10 +16,14 @@ def usable_cpus(cpu_max: Path = _CPU_MAX) -> int:
     Args:
         cpu_max: The control group's quota and period in microseconds (cgroup v2).
     """
-    logical = psutil.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or logical
-    allowed = len(os.sched_getaffinity(0)) * physical // logical
-    return max(1, min(allowed, _quota(cpu_max)))
+    cores = {_core_of(cpu) for cpu in os.sched_getaffinity(0)}
+    return max(1, min(len(cores), _quota(cpu_max)))
+
+
+def _core_of(cpu: int) -> str:
+    """What the hardware threads of a core, and no others, have in common."""
+    siblings = Path(_TOPOLOGY.format(cpu))
+    return siblings.read_text() if siblings.exists() else str(cpu)
 
 
 def _quota(cpu_max: Path) -> int:

@@ -24,8 +24,6 @@ from workers.kernels.instruction_set import (
 )
 
 SOURCES = Path(__file__).parent / "native"
-BUILDS = cache_dir() / "kernels"
-"""Where builds for this machine are kept."""
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"),
     # Only what is written as a fused multiply-add is one, so that rows round alike everywhere.
@@ -37,6 +35,16 @@ class BuildError(Exception):
     """The kernels cannot be compiled; the message tells what the compiler said."""
 
 
+def builds_dir() -> Path:
+    """Where builds for this machine are kept. Raises BuildError where there is no such place."""
+    try:
+        return cache_dir() / "kernels"
+    except RuntimeError as error:
+        raise BuildError(
+            f"no place for the kernels, name one in XDG_CACHE_HOME: {error}"
+        ) from error
+
+
 def file_name(isa: InstructionSet) -> str:
     """Of the library; other sources or flags give another name."""
     digest = hashlib.blake2b(digest_size=8)
@@ -46,7 +54,7 @@ def file_name(isa: InstructionSet) -> str:
     return f"{isa.name}-{digest.hexdigest()}.so"
 
 
-def build(isa: InstructionSet, folder: Path, extra_flags: Sequence[str] = ()) -> Path:
+def build(isa: InstructionSet, folder: Path) -> Path:
     """The library for `isa` in `folder`, compiled unless it is there already.
 
     Raises BuildError if there is no compiler or it fails.
@@ -59,7 +67,7 @@ def build(isa: InstructionSet, folder: Path, extra_flags: Sequence[str] = ()) ->
         fcntl.flock(lock, fcntl.LOCK_EX)  # replicas that start together build once
         try:
             if not target.exists():
-                _compile(target, (*_FLAGS, *isa.compiler_flags, *extra_flags))
+                _compile(target, (*_FLAGS, *isa.compiler_flags))
         finally:
             Path(lock.name).unlink(missing_ok=True)
     return target
@@ -97,14 +105,14 @@ def _run(command: list[str]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Build, and say where the libraries are or why they could not be made."""
     wanted = INSTRUCTION_SETS if arguments else runnable(cpu_flags())[:1]
-    folder = Path(arguments[0]) if arguments else BUILDS
-    try:
-        for isa in wanted:
-            print(build(isa, folder))
-    except BuildError as error:
-        print(f"kernels: {error}", file=sys.stderr)
-        return 1
-    return 0
+    status = 0
+    for isa in wanted:
+        try:
+            print(build(isa, Path(arguments[0]) if arguments else builds_dir()))
+        except BuildError as error:
+            print(f"kernels: {isa.name}: {error}", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class CpuBatch:
         longest = max(map(len, block_tables), default=0)
         num_rows, num_columns = self._tables.shape
         if len(block_tables) > num_rows or longest > num_columns:
-            shape = (max(2 * num_rows, len(block_tables)), max(2 * num_columns, longest))
+            shape = (_grown(num_rows, len(block_tables)), _grown(num_columns, longest))
             self._tables = np.zeros(shape, dtype=np.int32)
             self._known = [[] for _ in range(shape[0])]
         for row, table in enumerate(block_tables):
@@ -288,3 +288,8 @@ def _check(name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...
         raise TypeError(f"{name}: {x.dtype}, expected {dtype}")
     if x.shape != shape or not x.is_contiguous():
         raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected contiguous {shape}")
+
+
+def _grown(size: int, needed: int) -> int:
+    """A size that suffices, with room to grow if it has to change."""
+    return size if needed <= size else max(2 * size, needed)

@@ -14,9 +14,6 @@ import torch
 
 from workers.kernels.library import Kernel, Library, dtype_code
 
-LAYOUT = 1
-"""Number of the layout; another one makes packed weights that were kept useless."""
-
 PANEL = 16
 """Outputs that are packed together; their number is padded to a multiple of it."""
 
@@ -282,9 +279,7 @@ def _check_x(spec: PackedSpec, x: torch.Tensor) -> None:
         )
 
 
-def _check(
-    name: str, tensor: torch.Tensor, shape: tuple[int, ...], *accepted: torch.dtype
-) -> None:
+def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], *accepted: torch.dtype) -> None:
     if tensor.dtype not in accepted:
         expected = " or ".join(map(str, accepted))
         raise TypeError(f"{name}: got {tensor.dtype}, expected {expected}")

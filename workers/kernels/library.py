@@ -1,6 +1,7 @@
 """The CPU kernels as a loaded library."""
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -9,7 +10,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from workers.kernels.build import BUILDS, SOURCES, BuildError, build, file_name
+from workers.kernels.build import SOURCES, BuildError, build, builds_dir, file_name
 from workers.kernels.instruction_set import InstructionSet, cpu_flags, runnable
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -59,7 +60,7 @@ class Library:
         self._play = self._handle.trunkline_play
         self._play.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         self._play.restype = None
-        self._program: Program | None = None
+        self._recording = threading.local()
 
     def set_num_threads(self, count: int, *, shared_with_torch: bool = False) -> None:
         """Compute on `count` threads, the caller's included; 1 until told.
@@ -79,12 +80,12 @@ class Library:
 
     @contextmanager
     def recording(self) -> Iterator[Program]:
-        """Keep, beside running them, the calls made within."""
-        self._program = program = Program(self)
+        """Keep, beside running them, the calls that this thread makes within."""
+        self._recording.program = program = Program(self)
         try:
             yield program
         finally:
-            self._program = None
+            self._recording.program = None
         program.seal()
 
     def call(
@@ -92,10 +93,11 @@ class Library:
     ) -> None:
         """Run a kernel, and note the call if a recording is on."""
         function(ctypes.byref(args))
-        if self._program is not None:
+        program: Program | None = getattr(self._recording, "program", None)
+        if program is not None:
             address = ctypes.cast(function, ctypes.c_void_p).value
             assert address is not None
-            self._program.add(address, args, *alive)
+            program.add(address, args, *alive)
 
     def play(self, calls: "ctypes.Array[_Call]") -> None:
         """Run calls in order."""
@@ -130,13 +132,14 @@ def _machine_library() -> Library | None:
     if not isas:
         log.warning("kernels.unavailable", reason="needs AVX2 and FMA", instead="torch")
         return None
-    try:
-        return Library(_path(isas[0]), isas[0].name)
-    except (BuildError, OSError) as error:
-        log.warning("kernels.unavailable", reason=str(error), instead="torch")
-        return None
+    for isa, instead in zip(isas, [*(isa.name for isa in isas[1:]), "torch"], strict=True):
+        try:
+            return Library(_path(isa), isa.name)
+        except (BuildError, OSError) as error:
+            log.warning("kernels.unavailable", build=isa.name, reason=str(error), instead=instead)
+    return None
 
 
 def _path(isa: InstructionSet) -> Path:
     carried = SOURCES / "lib" / file_name(isa)
-    return carried if carried.exists() else build(isa, BUILDS)
+    return carried if carried.exists() else build(isa, builds_dir())

@@ -48,7 +48,7 @@ def quantized_linear_int8(
     rows, row_scales = quantize_rows(x)
     inputs = rows.double().view(len(x), num_groups, -1).unbind(1)
     weights = (codes.view(num_outputs, num_groups, -1).double() - _each_group(zeros)).unbind(1)
-    total = torch.zeros(len(x), num_outputs)
+    total = torch.zeros(len(x), num_outputs, device=x.device)
     for part, weight, scale in zip(inputs, weights, scales.unbind(1), strict=True):
         total += (part @ weight.T).float() * scale
     total *= row_scales

@@ -5,10 +5,12 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from workers.kernels.cpu_fused import CpuRowKernels
 from workers.kernels.cpu_gemm import GROUP_MULTIPLE, CpuGemm, PackedSpec, PackedWeight, cpu_gemm
 from workers.kernels.instruction_set import cpu_flags
 from workers.kernels.library import load_library
 from workers.kernels.silu_mul import silu_mul
+from workers.layers.placed import placed
 from workers.layers.quantized_linear import ReferenceQuantizedLinear
 from workers.quantization.quantized_weight import QuantizedWeight
 
@@ -46,8 +48,7 @@ class PlainLinear:
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
-        product = F.linear(x, self._weight, self._bias)
-        return product if out is None else out.copy_(product)
+        return placed(F.linear(x, self._weight, self._bias), out)
 
 
 class PackedLinear:
@@ -61,8 +62,7 @@ class PackedLinear:
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
-        product: torch.Tensor = self._multiply(x, self._packed, self._bias, "none", [], "")
-        return product if out is None else out.copy_(product)
+        return placed(self._multiply(x, self._packed, self._bias, "none", [], ""), out)
 
 
 class NativeLinear:
@@ -88,43 +88,62 @@ class NativeLinear:
 class SeparatelyGated:
     """silu(gate) * up after a layer whose outputs are the gate and then what it gates."""
 
-    def __init__(self, gate_up: Linear) -> None:
+    def __init__(self, gate_up: Linear, *, on_cpu: bool) -> None:
         self._gate_up = gate_up
         self.out_features = gate_up.out_features // 2
+        library = load_library() if on_cpu else None
+        self._rows = None if library is None else CpuRowKernels(library)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""
-        product = silu_mul(self._gate_up(x))
-        return product if out is None else out.copy_(product)
+        gate_up = self._gate_up(x)
+        if self._rows is None:
+            return placed(silu_mul(gate_up), out)
+        result = x.new_empty(len(x), self.out_features) if out is None else out
+        self._rows.silu_mul(gate_up, result)
+        return result
 
 
 Weight = torch.Tensor | QuantizedWeight
 
 
-def make_linear(weight: Weight, bias: torch.Tensor | None = None) -> Linear:
+def make_linear(
+    weight: Weight, bias: torch.Tensor | None = None, *, deterministic: bool = False
+) -> Linear:
     """The fastest layer for weight [out_features, in_features] on its device.
 
-    Most layers do not keep `weight`: the caller should drop it too.
+    Most layers do not keep `weight`: the caller should drop it too. Of a `deterministic` layer of
+    our kernels, a row's result does not depend on the other rows.
     """
-    return _native(weight, bias, is_gated=False) or _torch(weight, bias)
+    native = _native(weight, bias, is_gated=False, deterministic=deterministic)
+    return native or _torch(weight, bias)
 
 
-def make_gated_linear(weight: Weight, bias: torch.Tensor | None = None) -> Linear:
+def make_gated_linear(
+    weight: Weight, bias: torch.Tensor | None = None, *, deterministic: bool = False
+) -> Linear:
     """The fastest layer for silu(gate) * up, the first half of SwiGLU (Shazeer, 2020).
 
     Args:
         weight: [2 * out_features, in_features], the gate first.
         bias: [2 * out_features].
+        deterministic: As for `make_linear`.
     """
-    return _native(weight, bias, is_gated=True) or SeparatelyGated(_torch(weight, bias))
+    native = _native(weight, bias, is_gated=True, deterministic=deterministic)
+    return native or SeparatelyGated(_torch(weight, bias), on_cpu=_device(weight).type == "cpu")
 
 
-def multiplies_by_onednn(dtype: torch.dtype) -> bool:
+def multiplies_by_onednn(dtype: torch.dtype, *, deterministic: bool) -> bool:
     """Whether plain weights go to oneDNN though our kernels are there.
 
-    It uses AMX, which has several times the throughput of the instructions that ours use.
+    It uses AMX, which has several times the throughput of the instructions that ours use, but sums
+    in an order that depends on the number of rows.
     """
-    return dtype == torch.bfloat16 and "amx_bf16" in cpu_flags()
+    return dtype == torch.bfloat16 and "amx_bf16" in cpu_flags() and not deterministic
+
+
+def _device(weight: Weight) -> torch.device:
+    return weight.device if isinstance(weight, torch.Tensor) else weight.codes.device
 
 
 def packed_linear(packed: PackedWeight) -> NativeLinear:
@@ -135,7 +154,9 @@ def packed_linear(packed: PackedWeight) -> NativeLinear:
     return NativeLinear(cpu_gemm(library), packed)
 
 
-def _native(weight: Weight, bias: torch.Tensor | None, *, is_gated: bool) -> NativeLinear | None:
+def _native(
+    weight: Weight, bias: torch.Tensor | None, *, is_gated: bool, deterministic: bool
+) -> NativeLinear | None:
     """The layer of our kernels, if they are there and know the weight."""
     library = load_library()
     if library is None:
@@ -148,7 +169,9 @@ def _native(weight: Weight, bias: torch.Tensor | None, *, is_gated: bool) -> Nat
     outputs, inputs = weight.shape
     if weight.dtype == torch.float32:
         spec = PackedSpec("float32", inputs, outputs, is_gated)
-    elif weight.dtype == torch.bfloat16 and not multiplies_by_onednn(weight.dtype):
+    elif weight.dtype == torch.bfloat16 and not multiplies_by_onednn(
+        weight.dtype, deterministic=deterministic
+    ):
         spec = PackedSpec("bfloat16", inputs, outputs, is_gated)
     else:
         return None

@@ -13,7 +13,6 @@ class ReferenceQuantizedLinear:
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         self._weight = weight
         self._bias = bias
-        self.out_features = weight.codes.shape[0]
         self.out_features = weight.num_outputs
         is_int8 = weight.activations == "int8"
         self._multiply = quantized_linear_int8 if is_int8 else quantized_linear

@@ -17,7 +17,6 @@ class SplitLinear:
     def __init__(self, parts: Sequence[Linear]) -> None:
         self._parts = tuple(parts)
         self.out_features = sum(part.out_features for part in parts)
-        self.out_features = sum(part.out_features for part in parts)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See Linear."""

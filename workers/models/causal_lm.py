@@ -10,6 +10,7 @@ from workers.layers.attention import AttentionBackend, AttentionMetadata, Attent
 from workers.layers.decoder_layer import DecoderLayer
 from workers.layers.kv_cache import KVCache
 from workers.layers.linear import Linear, NativeLinear
+from workers.layers.native_attention import NativeAttention
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
@@ -40,8 +41,13 @@ class CausalLM:
 
     @property
     def is_native(self) -> bool:
-        """Whether our own CPU kernels do the matrix products."""
-        return isinstance(self.head, NativeLinear)
+        """Whether our own CPU kernels do all of a step."""
+        linears = [self.head]
+        for layer in self.layers:
+            linears += (layer.attention.qkv, layer.attention.output)
+            linears += (layer.mlp.gated, layer.mlp.down)
+        is_native = all(isinstance(linear, NativeLinear) for linear in linears)
+        return is_native and isinstance(self.backend, NativeAttention)
 
     def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
         """Plan one step's attention, for `forward`."""

@@ -43,7 +43,8 @@ def load_model(
 
     Args:
         path: The folder.
-        dtype: To convert to; None keeps the configuration's.
+        dtype: To convert to; None keeps the configuration's, but for float16 on a CPU, of which
+            bfloat16 is made.
         device: Where the model will run.
         attention: A name in ATTENTION_BACKENDS, or auto.
         progress: Told (layers loaded, layers in all) after each layer.
@@ -60,8 +61,8 @@ def load_model(
     config = ModelConfig.read(path)
     plan = plan or QuantizationPlan()
     plan.check_overrides(_linear_modules(config))
-    dtype = dtype or config.dtype
     device = torch.device(device)
+    dtype = dtype or _served_dtype(config, device)
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
     backend = attention_backend(attention, shape, dtype, device, deterministic=deterministic)
     library = load_library() if device.type == "cpu" else None
@@ -69,15 +70,17 @@ def load_model(
     with Checkpoint(path) as checkpoint:
         shard = Shard()
         cache = None
-        if library is not None:
+        if library is not None and packed_cache_bytes:
             served_as = {
                 "dtype": str(dtype),
                 "plan": asdict(plan),
                 "shard": asdict(shard),
-                "onednn": multiplies_by_onednn(dtype),
+                "onednn": multiplies_by_onednn(dtype, deterministic=deterministic),
             }
-            cache = packed_cache(checkpoint.files, served_as, packed_cache_bytes)
-        weights = Weights(checkpoint, shard, dtype, device, config.quantized, plan, cache)
+            cache = packed_cache(path, checkpoint.files, served_as, packed_cache_bytes)
+        weights = Weights(
+            checkpoint, shard, dtype, device, config.quantized, plan, cache, deterministic
+        )
         embedding = weights.tensor(
             "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
         )
@@ -108,6 +111,13 @@ def load_model(
         library=library,
         weight_bytes=weights.num_bytes,
     )
+
+
+def _served_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """Processors that multiply float16 quickly are few."""
+    if device.type == "cpu" and config.dtype == torch.float16:
+        return torch.bfloat16
+    return config.dtype
 
 
 def _linear_modules(config: ModelConfig) -> list[str]:

@@ -10,18 +10,23 @@ from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from time import time
+from typing import IO, Any, NamedTuple
 
 import structlog
 import torch
 
 from workers.cache_dir import cache_dir
-from workers.kernels.cpu_gemm import LAYOUT, PackedSpec, PackedWeight
+from workers.kernels.cpu_gemm import PackedSpec, PackedWeight
 
-_INDEX, _DATA = "index.json", "weights.bin"
+_INDEX, _DATA, _NEW = "index.json", "weights.bin", "new-"
 _ALIGNMENT = 4096
 _LEAST_BYTES = 64 * 1024 * 1024
 """Smaller models are packed in less time than is worth a file."""
+
+_NUM_SAMPLES, _SAMPLE_BYTES = 64, 1024
+_LONG_S = 3600.0
+"""Folders of half-written caches that are older were left by processes that are gone."""
 
 _log = structlog.get_logger()
 
@@ -70,7 +75,7 @@ class PackedCache:
             parent = self._folder.parent
             parent.mkdir(parents=True, exist_ok=True)
             _make_room(parent, self._max_bytes - num_bytes)
-            scratch = Path(mkdtemp(dir=parent, prefix="new-"))
+            scratch = Path(mkdtemp(dir=parent, prefix=_NEW))
             try:
                 _write(scratch, self._new)
                 scratch.rename(self._folder)
@@ -82,20 +87,47 @@ class PackedCache:
             _log.warning("packed_cache.not_saved", folder=str(self._folder), reason=str(error))
 
 
-def packed_cache(files: list[Path], served_as: Mapping[str, object], max_bytes: int) -> PackedCache:
-    """The cache for a model.
+def packed_cache(
+    model_dir: Path, files: list[Path], served_as: Mapping[str, object], max_bytes: int
+) -> PackedCache | None:
+    """The cache for a model; None for a user without a place for it.
 
     Args:
+        model_dir: Holds config.json.
         files: All that its weights are read from; changed ones make another cache.
         served_as: All else that its packed weights depend on.
-        max_bytes: Disk for the caches of all models together; 0 for none.
+        max_bytes: Disk for the caches of all models together.
     """
-    identity = [str(LAYOUT), json.dumps(served_as, sort_keys=True, default=str)]
+    identity = blake2b(json.dumps(served_as, sort_keys=True, default=str).encode(), digest_size=16)
+    for path in (model_dir / "config.json", *_code()):
+        identity.update(path.read_bytes())
     for path in files:
         about = path.stat()
-        identity.append(f"{path.resolve()} {about.st_size} {about.st_mtime_ns}")
-    name = blake2b("\n".join(identity).encode(), digest_size=16).hexdigest()
-    return PackedCache(cache_dir() / "weights" / name, max_bytes)
+        identity.update(f"{path.resolve()} {about.st_size} {about.st_mtime_ns}".encode())
+        identity.update(_samples(path, about.st_size))
+    try:
+        return PackedCache(cache_dir() / "weights" / identity.hexdigest(), max_bytes)
+    except RuntimeError as error:
+        _log.warning("packed_cache.unavailable", reason=str(error))
+        return None
+
+
+def _code() -> list[Path]:
+    """What reads, quantizes and packs weights."""
+    workers = Path(__file__).parent.parent
+    folders = (workers / "quantization", workers / "models", workers / "models" / "formats")
+    sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    native = workers / "kernels" / "native"
+    return [*sources, native / "gemm.h", native / "gemm_pack.cpp"]
+
+
+def _samples(path: Path, size: int) -> bytes:
+    """Parts of a file that tell it from others of its size, such as another fine-tune."""
+    with path.open("rb") as file:
+        return b"".join(
+            os.pread(file.fileno(), _SAMPLE_BYTES, size * index // _NUM_SAMPLES)
+            for index in range(_NUM_SAMPLES)
+        )
 
 
 def _write(folder: Path, weights: Mapping[str, CachedWeight]) -> None:
@@ -113,20 +145,42 @@ def _write(folder: Path, weights: Mapping[str, CachedWeight]) -> None:
                 data.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
             spec = asdict(packed.spec)
             index[name] = {"spec": spec, "tensors": tensors, "num_bytes": num_bytes}
-    (folder / _INDEX).write_text(json.dumps(index))
+        _settle(data)
+        size = data.tell()
+    with (folder / _INDEX).open("w") as file:
+        json.dump({"size": size, "layers": index}, file)
+        _settle(file)
+
+
+def _settle(file: IO[Any]) -> None:
+    """Bring a file to the disk, so that it cannot be half there after a power failure."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read(folder: Path) -> dict[str, CachedWeight]:
-    if not (folder / _INDEX).exists():
+    """What is in a folder; nothing, if it cannot be read, and then it is removed."""
+    try:
+        if not folder.exists():
+            return {}
+        return _map(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("packed_cache.unreadable", folder=str(folder), reason=str(error))
+        shutil.rmtree(folder, ignore_errors=True)
         return {}
-    index = json.loads((folder / _INDEX).read_text())
+
+
+def _map(folder: Path) -> dict[str, CachedWeight]:
+    contents = json.loads((folder / _INDEX).read_text())
     with (folder / _DATA).open("rb") as data:
         pages = mmap.mmap(
             data.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
+    if len(pages) != contents["size"]:
+        raise ValueError(f"{_DATA} has {len(pages)} bytes, expected {contents['size']}")
     with suppress(OSError):
         os.utime(folder)  # the least recently used goes first
-    pages.madvise(mmap.MADV_WILLNEED)
+        pages.madvise(mmap.MADV_WILLNEED)
     return {
         name: CachedWeight(
             PackedWeight(
@@ -135,7 +189,7 @@ def _read(folder: Path) -> dict[str, CachedWeight]:
             ),
             entry["num_bytes"],
         )
-        for name, entry in index.items()
+        for name, entry in contents["layers"].items()
     }
 
 
@@ -147,7 +201,7 @@ def _tensor(pages: mmap.mmap, offset: int, dtype_name: str, *shape: int) -> torc
 
 def _make_room(parent: Path, allowed_bytes: int) -> None:
     """Remove caches, the least recently used first, until the others take no more than allowed."""
-    caches = sorted(parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
+    caches = sorted(filter(_may_go, parent.iterdir()), key=lambda folder: folder.stat().st_mtime)
     sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in caches}
     excess = sum(sizes.values()) - allowed_bytes
     for folder in caches:
@@ -155,3 +209,10 @@ def _make_room(parent: Path, allowed_bytes: int) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         excess -= sizes[folder]
+
+
+def _may_go(path: Path) -> bool:
+    """Whether it is a cache, and not one that another process is writing now."""
+    if not path.is_dir():
+        return False
+    return not path.name.startswith(_NEW) or time() - path.stat().st_mtime > _LONG_S

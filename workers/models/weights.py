@@ -49,6 +49,8 @@ class Weights:
     plan: QuantizationPlan = field(default_factory=QuantizationPlan)
     cache: PackedCache | None = None
     """Of packed layers; none where layers are not our kernels'."""
+    deterministic: bool = False
+    """Whether layers must be so (see make_linear)."""
     num_bytes: int = 0
     """Of all that was read, as it is kept: packed codes, scales, zeros, and plain tensors."""
 
@@ -70,7 +72,9 @@ class Weights:
 
         def make() -> Linear:
             modules = self._modules(prefix, outputs, num_inputs, bias=bias)
-            return make_linear(*_fused(modules)) if _can_fuse(modules) else _split(modules)
+            if not _can_fuse(modules):
+                return self._split(modules)
+            return make_linear(*_fused(modules), deterministic=self.deterministic)
 
         return self._layer(prefix, make)
 
@@ -82,8 +86,8 @@ class Weights:
         def make() -> Linear:
             modules = self._modules(prefix, outputs, num_inputs, bias=bias)
             if not _can_fuse(modules):
-                return SeparatelyGated(_split(modules))
-            return make_gated_linear(*_fused(modules))
+                return SeparatelyGated(self._split(modules), on_cpu=self.device.type == "cpu")
+            return make_gated_linear(*_fused(modules), deterministic=self.deterministic)
 
         return self._layer(prefix, make)
 
@@ -111,6 +115,7 @@ class Weights:
             return make_linear(
                 self._weight(part),
                 self._plain(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
+                deterministic=self.deterministic,
             )
 
         return self._layer(prefix, make)
@@ -125,15 +130,19 @@ class Weights:
 
         def make() -> Linear:
             if tied:
-                weight = self.plan.apply(HEAD, embedding)
-                return make_linear(weight if weight is embedding else self._counted(weight))
+                weight = self._counted(self.plan.apply(HEAD, embedding))
+                return make_linear(weight, deterministic=self.deterministic)
             num_outputs, num_inputs = embedding.shape
             rows, columns = slice(0, num_outputs), slice(0, num_inputs)
-            return make_linear(
-                self._weight(WeightPart(HEAD, (num_outputs, num_inputs), rows, columns))
-            )
+            part = WeightPart(HEAD, (num_outputs, num_inputs), rows, columns)
+            return make_linear(self._weight(part), deterministic=self.deterministic)
 
         return self._layer(HEAD, make)
+
+    def _split(self, modules: Sequence[_Module]) -> Linear:
+        return SplitLinear(
+            [make_linear(*module, deterministic=self.deterministic) for module in modules]
+        )
 
     def _layer(self, name: str, make: Callable[[], Linear]) -> Linear:
         """A layer from the cache, or else made, and noted for the next run if it can be kept."""
@@ -193,10 +202,6 @@ def _fused(modules: Sequence[_Module]) -> tuple[Weight, torch.Tensor | None]:
     biases = [module.bias for module in modules if module.bias is not None]
     weight = join(quantized) if quantized else _stacked(plain)
     return weight, _stacked(biases) if biases else None
-
-
-def _split(modules: Sequence[_Module]) -> Linear:
-    return SplitLinear([make_linear(module.weight, module.bias) for module in modules])
 
 
 def _by_kind(modules: Sequence[_Module]) -> tuple[list[torch.Tensor], list[QuantizedWeight]]:

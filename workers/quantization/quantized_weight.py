@@ -146,7 +146,7 @@ def _is_alike(one: QuantizedWeight, other: QuantizedWeight) -> bool:
 def _explicit_zeros(part: QuantizedWeight) -> torch.Tensor:
     if part.zeros is not None:
         return part.zeros
-    return torch.full(part.scales.shape, part.zero, dtype=part.codes.dtype)
+    return torch.full_like(part.scales, part.zero, dtype=part.codes.dtype)
 
 
 def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

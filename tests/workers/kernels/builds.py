@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.kernels.build import BUILDS, BuildError, build
+from workers.kernels.build import BuildError, build, builds_dir
 from workers.kernels.instruction_set import INSTRUCTION_SETS, InstructionSet, cpu_flags, runnable
 from workers.kernels.library import Library
 
@@ -40,7 +40,7 @@ def built_library(name: str) -> Library:
     if isa.name == "avx512_emulated" and not _SIMDE.exists():
         pytest.skip(f"{isa.name}: SIMDe's headers are missing (Debian: libsimde-dev)")
     try:
-        return Library(build(isa, BUILDS), isa.name)
+        return Library(build(isa, builds_dir()), isa.name)
     except BuildError as error:
         if str(error).startswith("no C++ compiler"):
             pytest.skip(str(error))

@@ -157,8 +157,8 @@ def test_what_does_not_fit_is_refused(library: Library) -> None:
         gemm.multiply(x.bfloat16(), weight, out)
     with pytest.raises(ValueError, match="x: got shape"):
         gemm.multiply(torch.randn(320, 3).T, weight, out)
-    with pytest.raises(TypeError, match=r"out: got torch\.bfloat16"):
-        gemm.multiply(x, weight, out.bfloat16())
+    with pytest.raises(TypeError, match=r"out: got torch\.float16"):
+        gemm.multiply(x, weight, out.half())
     with pytest.raises(ValueError, match="out: got strides"):
         gemm.multiply(x, weight, torch.empty(70, 3).T)
     with pytest.raises(ValueError, match="group_size: got 48, expected a multiple of 32"):
@@ -179,3 +179,30 @@ def test_recorded_products_play_on_new_contents(library: Library) -> None:
     x.copy_(torch.randn(3, 320))
     program.play()
     assert torch.equal(out, _product(gemm, x, weight))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("column", [0, 319])
+def test_rows_that_are_not_finite_stay_so(library: Library, bad: float, column: int) -> None:
+    """With int8 activations too, so that the engine can tell; other rows are not touched."""
+    gemm = CpuGemm(library)
+    for arithmetic in ("int8_int8", "int4_int8"):
+        weight = _random_weight(gemm, arithmetic)
+        x = torch.randn(3, 320)
+        clean, out = torch.empty(3, 70), torch.empty(3, 70)
+        gemm.multiply(x, weight, clean)
+        x[1, column] = bad
+        gemm.multiply(x, weight, out)
+        assert out[1].isnan().all()
+        assert torch.equal(out[::2], clean[::2])
+
+
+def test_results_may_be_float32_for_bfloat16_rows(library: Library) -> None:
+    """They are those of bfloat16 before rounding."""
+    gemm = CpuGemm(library)
+    weight = _random_weight(gemm, "bfloat16")
+    x = torch.randn(3, 320).bfloat16()
+    rounded, exact = torch.empty(3, 70, dtype=torch.bfloat16), torch.empty(3, 70)
+    gemm.multiply(x, weight, rounded)
+    gemm.multiply(x, weight, exact)
+    assert torch.equal(exact.bfloat16(), rounded)

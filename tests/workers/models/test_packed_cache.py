@@ -77,6 +77,28 @@ def test_other_weights_or_settings_have_another_cache(
     assert same_layers(changed, load(model_dir, packed_cache_bytes=0))
 
 
+def test_a_damaged_cache_is_made_again(model_dir: Path, small_models_count: Path) -> None:
+    fresh = load(model_dir)
+    for damage in ("truncated", "no index"):
+        (folder,) = small_models_count.iterdir()
+        if damage == "truncated":
+            (folder / "weights.bin").write_bytes(b"short")
+        else:
+            (folder / "index.json").unlink()
+        assert same_layers(load(model_dir), fresh), damage
+        assert (folder / "index.json").exists()
+
+
+def test_another_configuration_has_another_cache(
+    model_dir: Path, small_models_count: Path
+) -> None:
+    load(model_dir)
+    config = model_dir / "config.json"
+    config.write_text(config.read_text() + "\n")
+    load(model_dir)
+    assert len(list(small_models_count.iterdir())) == 2
+
+
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     def add(name: str) -> None:
         cache = PackedCache(tmp_path / name, max_bytes=3000)

@@ -10,6 +10,8 @@
 namespace trunkline {
 namespace {
 
+constexpr int64_t kPartialBytes = 64 << 20;  // of all parts that are done at a time
+
 // What one thread does without another: a tile of queries of one kv head, or a part of the positions
 // that a single query sees.
 struct Item {
@@ -33,10 +35,11 @@ struct Work {
     std::vector<int32_t> chunks;
     std::vector<Single> singles;
 
-    void plan(const AttendArgs& args) {
+    // Queries in rows `first` up to `last`, of those that are done in parts; the others with the first.
+    void plan(const AttendArgs& args, int64_t first, int64_t last) {
         items.clear(), chunks.clear(), singles.clear();
-        plan_tiles(args);
-        plan_parts(args);
+        if (first == 0) plan_tiles(args);
+        plan_parts(args, first, last);
         chunks.push_back(static_cast<int32_t>(items.size()));
     }
 
@@ -56,14 +59,16 @@ private:
         }
     }
 
-    void plan_parts(const AttendArgs& args) {
+    void plan_parts(const AttendArgs& args, int64_t first, int64_t last) {
         int64_t in_chunk = kSplit;
         for (int32_t sequence = 0; sequence < args.batch->num_sequences; ++sequence) {
             const int32_t* starts = args.batch->query_starts + sequence;
             if (starts[1] - starts[0] > 1 && !args.row_by_row) continue;
-            int64_t end = args.batch->context_lens[sequence] - (starts[1] - starts[0]);
-            for (int32_t row = starts[0]; row < starts[1]; ++row)
-                plan_single(args, sequence, row, ++end, in_chunk);
+            const int64_t past = args.batch->context_lens[sequence] - starts[1];  // before row 0
+            const int32_t begin = std::max(starts[0], static_cast<int32_t>(first));
+            const int32_t end = std::min(starts[1], static_cast<int32_t>(last));
+            for (int32_t row = begin; row < end; ++row)
+                plan_single(args, sequence, row, past + row + 1, in_chunk);
         }
     }
 
@@ -113,12 +118,22 @@ void merge(const AttendArgs& args, float* partials, int64_t num_parts, int64_t r
     }
 }
 
+// Queries that are done together, so that what their parts leave behind stays within bounds.
+int64_t rows_at_once(const AttendArgs& args) {
+    const int32_t* lengths = args.batch->context_lens;
+    const int64_t longest = *std::max_element(lengths, lengths + args.batch->num_sequences);
+    const int64_t seen = std::min(longest, args.window);
+    const int64_t part_bytes =
+        Partial::floats(args.num_heads, round_up(args.head_dim, kPair)) * sizeof(float);
+    return std::max<int64_t>(1, kPartialBytes / (part_bytes * (seen / kSplit + 2)));
+}
+
 template <class T, class Cache>
-void attend(const AttendArgs& args) {
+void attend_rows(const AttendArgs& args, int64_t first, int64_t last) {
     static thread_local Work planned;
     static thread_local Scratch scratch;
     Work& work = planned;
-    work.plan(args);
+    work.plan(args, first, last);
     const int64_t stride = Partial::floats(args.num_heads, round_up(args.head_dim, kPair));
     float* partials = scratch.get<float>(work.items.size() * stride * sizeof(float));
 
@@ -138,6 +153,13 @@ void attend(const AttendArgs& args) {
         const Single& single = work.singles[index];
         merge<T, Cache>(args, partials + single.first_item * stride, single.num_items, single.row);
     });
+}
+
+template <class T, class Cache>
+void attend(const AttendArgs& args) {
+    const int64_t num_rows = args.batch->num_rows, step = num_rows > 0 ? rows_at_once(args) : 1;
+    for (int64_t first = 0; first < num_rows; first += step)
+        attend_rows<T, Cache>(args, first, std::min(first + step, num_rows));
     const int64_t width = args.num_heads * args.head_dim;
     T* out = static_cast<T*>(args.out);
     std::memset(out + args.batch->num_rows * width, 0, (args.num_rows - args.batch->num_rows) * width * sizeof(T));

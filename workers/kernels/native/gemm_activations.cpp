@@ -1,5 +1,6 @@
 #include "gemm_activations.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -45,16 +46,18 @@ void read_row(const LinearArgs& args, int64_t row, float* to) {
         read_row(static_cast<const BFloat16*>(args.x) + at, args, to);
 }
 
-// Codes of a row of int8 with one scale, which is returned; the largest absolute value's is 127.
+// Codes of a row of int8 with one scale, which is returned; the largest absolute value's is 127. The
+// scale of a row that is not finite is NaN, so that its products are too.
 template <class Code>
 float quantize(const float* row, int64_t inputs, Code* codes) {
-    F32 largest = zero();
-    int64_t k = 0;
-    for (; k + kWidth <= inputs; k += kWidth) largest = max(largest, abs(load(row + k)));
-    float absmax = max_of(largest);
-    for (; k < inputs; ++k) absmax = std::fmax(absmax, std::fabs(row[k]));
-    const float factor = absmax > 0.0f ? 127.0f * (1.0f / absmax) : 0.0f;
-    for (k = 0; k < inputs; ++k) codes[k] = static_cast<Code>(std::nearbyint(row[k] * factor));
+    const float absmax = largest_magnitude(row, inputs);
+    if (!(absmax > 0.0f)) {
+        std::fill(codes, codes + inputs, Code{0});
+        return absmax;
+    }
+    const float factor = 127.0f * (1.0f / absmax);
+    for (int64_t k = 0; k < inputs; ++k)
+        codes[k] = static_cast<Code>(std::nearbyint(row[k] * factor));
     return absmax / 127.0f;
 }
 

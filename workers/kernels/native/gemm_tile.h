@@ -21,8 +21,6 @@ inline F32 to_float(Int x) { return {_mm512_cvtepi32_ps(x)}; }
 inline Int sub_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
 template <int bits>
 inline Int shift_left(Int x) { return _mm512_slli_epi32(x, bits); }
-template <int bits>
-inline Int shift_right_signed(Int x) { return _mm512_srai_epi32(x, bits); }
 inline Int bit_and(Int a, uint32_t mask) { return _mm512_and_si512(a, broadcast(mask)); }
 #else
 using Int = __m256i;
@@ -39,8 +37,6 @@ inline F32 to_float(Int x) { return {_mm256_cvtepi32_ps(x)}; }
 inline Int sub_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
 template <int bits>
 inline Int shift_left(Int x) { return _mm256_slli_epi32(x, bits); }
-template <int bits>
-inline Int shift_right_signed(Int x) { return _mm256_srai_epi32(x, bits); }
 inline Int bit_and(Int a, uint32_t mask) { return _mm256_and_si256(a, broadcast(mask)); }
 #endif
 

@@ -4,6 +4,7 @@
 #include "pool.h"
 #include "vec.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace trunkline {
@@ -71,17 +72,17 @@ void put(const float* head, T* to, float*, int64_t size) {
     convert(head, to, size);
 }
 
-// As int8, the largest magnitude as 127.
+// As int8, the largest magnitude as 127. The scale of a head that is not finite is NaN.
 void put(const float* head, int8_t* to, float* scale, int64_t size) {
-    F32 peaks = zero();
-    float largest = 0.0f;
-    int64_t i = 0;
-    for (; i + kWidth <= size; i += kWidth) peaks = max(peaks, abs(load(head + i)));
-    for (; i < size; ++i) largest = std::fmax(largest, std::fabs(head[i]));
-    largest = std::fmax(largest, max_of(peaks));
+    const float largest = largest_magnitude(head, size);
     *scale = largest / 127.0f;
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-    for (i = 0; i + kWidth <= size; i += kWidth) store(to + i, load(head + i) * set1(inverse));
+    if (!(largest > 0.0f)) {
+        std::fill(to, to + size, int8_t{0});
+        return;
+    }
+    const float inverse = 127.0f / largest;
+    int64_t i = 0;
+    for (; i + kWidth <= size; i += kWidth) store(to + i, load(head + i) * set1(inverse));
     for (; i < size; ++i) to[i] = static_cast<int8_t>(std::nearbyint(head[i] * inverse));
 }
 

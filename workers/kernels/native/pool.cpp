@@ -1,7 +1,6 @@
 #include "pool.h"
 
 #include <atomic>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -35,7 +34,7 @@ public:
 
     void run(int64_t num_chunks, void (*body)(void*, int64_t), void* context) {
         // A worker may still be on its way out of the last job, having found no chunk.
-        while (num_inside_.load(std::memory_order_acquire) != 0) _mm_pause();
+        while (num_inside_.load(std::memory_order_seq_cst) != 0) _mm_pause();
         body_ = body;
         context_ = context;
         num_chunks_ = num_chunks;
@@ -86,8 +85,9 @@ void Pool::work() {
     uint32_t seen = 0;
     while (true) {
         wait_beyond(seen);
+        // In this order: whoever stops the pool counts the generation up after saying so.
+        seen = generation_.load(std::memory_order_seq_cst);
         if (stops_.load()) return;
-        seen = generation_.load(std::memory_order_acquire);
         // Counted in before looking whether a job is open: its fields cannot change from then on.
         num_inside_.fetch_add(1, std::memory_order_seq_cst);
         if (is_open_.load(std::memory_order_seq_cst)) take_chunks();
@@ -138,21 +138,23 @@ private:
     Parallel parallel_;
 };
 
+// What follows is for whoever holds `one_caller`. The pool outlives the process's static objects: a
+// thread may still compute while these go.
 std::mutex one_caller;
-std::unique_ptr<Pool> pool;
+Pool* pool = nullptr;
 const Team team;
 int team_size = 0;  // while the team is used instead of the pool
 
-}  // namespace
-
-int num_threads() {
+int threads_now() {
     if (team_size > 0) return team_size;
-    return pool ? pool->num_threads() : 1;
+    return pool != nullptr ? pool->num_threads() : 1;
 }
+
+}  // namespace
 
 void run_chunks(int64_t num_chunks, void (*body)(void*, int64_t), void* context) {
     std::unique_lock<std::mutex> turn(one_caller, std::defer_lock);
-    if (num_chunks > 1 && num_threads() > 1 && !is_inside && turn.try_lock()) {
+    if (num_chunks > 1 && !is_inside && turn.try_lock() && threads_now() > 1) {
         is_inside = true;
         if (team_size > 0)
             team.run(team_size, num_chunks, body, context);
@@ -172,8 +174,8 @@ TRUNKLINE_EXPORT void trunkline_set_threads(int count, int shares) {
     using namespace trunkline;
     std::lock_guard<std::mutex> turn(one_caller);
     const bool uses_team = shares && team.is_there();
-    if (count == num_threads() && uses_team == (team_size > 0)) return;
-    pool.reset();
+    if (count == threads_now() && uses_team == (team_size > 0)) return;
+    delete pool;
+    pool = !uses_team && count > 1 ? new Pool(count - 1) : nullptr;
     team_size = uses_team ? count : 0;
-    if (!uses_team && count > 1) pool = std::make_unique<Pool>(count - 1);
 }

@@ -6,12 +6,9 @@
 
 namespace trunkline {
 
-// Threads that take part in every parallel_for, the caller's included.
-int num_threads();
-
 // Calls body(context, chunk) once for each chunk in [0, num_chunks), in any order and on any thread.
 // Threads take chunks as they become free, so that one which the system has descheduled holds up
-// no more than its own chunk. Calls from within a body, and from a second thread, run serially.
+// its own chunk, or the start of the next call if it was about to leave, but no other work. Calls from within a body, and from a second thread, run serially.
 void run_chunks(int64_t num_chunks, void (*body)(void*, int64_t), void* context);
 
 template <class Body>

@@ -86,4 +86,22 @@ inline F32 exp(F32 x) {
     return zero_where_less(x, lowest, scale_by_power_of_two(p, n));
 }
 
+// The largest magnitude; NaN if any value is not finite.
+inline float largest_magnitude(const float* values, int64_t size) {
+    F32 most = zero(), doubt = zero();
+    float most_of_rest = 0.0f, doubt_of_rest = 0.0f;
+    int64_t i = 0;
+    for (; i + kWidth <= size; i += kWidth) {
+        most = max(most, abs(load(values + i)));
+        doubt = fma(load(values + i), zero(), doubt);
+    }
+    for (; i < size; ++i) {
+        const float magnitude = values[i] < 0.0f ? -values[i] : values[i];
+        most_of_rest = magnitude > most_of_rest ? magnitude : most_of_rest;
+        doubt_of_rest += values[i] * 0.0f;
+    }
+    const float vector_most = max_of(most);
+    return (vector_most > most_of_rest ? vector_most : most_of_rest) + sum(doubt) + doubt_of_rest;
+}
+
 }  // namespace trunkline
