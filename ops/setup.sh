@@ -35,3 +35,5 @@ esac
 echo "setup: installing $what into $venv (the first time takes a minute or two)"
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt \
     --editable ./proto --editable "$what"
+"$venv/bin/python" -m workers.kernels.build >/dev/null ||
+    echo "setup: going on without CPU kernels; torch computes instead" >&2

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from cluster.settings import load_settings
 from ops.bench.hardware import measure
 from ops.bench.limits import batch_seconds, sizes
 from ops.bench.report import Row
@@ -48,6 +49,8 @@ class BatchWork(NamedTuple):
 def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
     """All rows for a model given by directory or by the name of a shape.
 
+    The engine's settings are those of the environment, such as TRUNKLINE__ENGINE__DETERMINISTIC.
+
     Raises UnknownModelError if it is neither.
     """
     with TemporaryDirectory() as scratch:
@@ -57,7 +60,7 @@ def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
             write_random_model(NAMED[model], folder)
         else:
             folder = resolve(model)
-        llm, name = LLM(folder), Path(model).name
+        llm, name = LLM(folder, load_settings().engine), Path(model).name
         return [
             *_bench_throughput(llm, folder, name, work, runs),
             *_bench_step(llm, name, runs),

@@ -5,10 +5,10 @@ import ctypes
 import numpy as np
 import torch
 
+from workers.kernels.arguments import ROW_DTYPES, check_tensor
 from workers.kernels.library import Library, dtype_code
 
 MAX_HEAD_DIM = 512
-DTYPES = (torch.float32, torch.bfloat16)
 
 _NO_WINDOW = 2**62
 
@@ -187,10 +187,10 @@ class CpuAttention:
         """
         num_heads, num_kv_heads, head_dim = self._heads
         self._check_cache(qkv, keys, values, key_scales, value_scales)
-        _check("positions", positions, torch.int64, (qkv.shape[0],))
-        _check("rotation", rotation, qkv.dtype, (rotation.shape[0], head_dim))
+        check_tensor("positions", positions, torch.int64, (qkv.shape[0],))
+        check_tensor("rotation", rotation, qkv.dtype, (rotation.shape[0], head_dim))
         if norm is not None:
-            _check("norm", norm, qkv.dtype, (num_heads + num_kv_heads, head_dim))
+            check_tensor("norm", norm, qkv.dtype, (num_heads + num_kv_heads, head_dim))
         args = _WriteHeads(
             ctypes.addressof(batch.struct),
             qkv.data_ptr(),
@@ -236,7 +236,7 @@ class CpuAttention:
         """
         num_heads, _, head_dim = self._heads
         self._check_cache(qkv, keys, values, key_scales, value_scales)
-        _check("out", out, qkv.dtype, (qkv.shape[0], num_heads * head_dim))
+        check_tensor("out", out, qkv.dtype, (qkv.shape[0], num_heads * head_dim))
         args = _Attend(
             ctypes.addressof(batch.struct),
             qkv.data_ptr(),
@@ -265,29 +265,22 @@ class CpuAttention:
         value_scales: torch.Tensor | None,
     ) -> None:
         num_heads, num_kv_heads, head_dim = self._heads
-        if qkv.dtype not in DTYPES:
-            raise TypeError(f"qkv: {qkv.dtype}, expected one of {DTYPES}")
-        _check("qkv", qkv, qkv.dtype, (qkv.shape[0], num_heads + 2 * num_kv_heads, head_dim))
+        if qkv.dtype not in ROW_DTYPES:
+            raise TypeError(f"qkv: {qkv.dtype}, expected one of {ROW_DTYPES}")
+        check_tensor("qkv", qkv, qkv.dtype, (qkv.shape[0], num_heads + 2 * num_kv_heads, head_dim))
         is_int8 = keys.dtype == torch.int8
         dtype = torch.int8 if is_int8 else qkv.dtype
         scales_shape = (*keys.shape[:2], num_kv_heads)
         for name, store, scales in (("key", keys, key_scales), ("value", values, value_scales)):
-            _check(f"{name}s", store, dtype, (*scales_shape, head_dim))
+            check_tensor(f"{name}s", store, dtype, (*scales_shape, head_dim))
             if (scales is not None) != is_int8:
                 raise ValueError(f"{name}_scales: expected with int8 {name}s, and only then")
             if scales is not None:
-                _check(f"{name}_scales", scales, torch.float32, scales_shape)
+                check_tensor(f"{name}_scales", scales, torch.float32, scales_shape)
 
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _check(name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: {x.dtype}, expected {dtype}")
-    if x.shape != shape or not x.is_contiguous():
-        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected contiguous {shape}")
 
 
 def _grown(size: int, needed: int) -> int:

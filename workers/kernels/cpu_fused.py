@@ -4,9 +4,8 @@ import ctypes
 
 import torch
 
+from workers.kernels.arguments import check_tensor, matrix_shape
 from workers.kernels.library import Library, dtype_code
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class _AddRmsNorm(ctypes.Structure):
@@ -79,11 +78,11 @@ class CpuRowKernels:
         out: torch.Tensor,
     ) -> None:
         """Add delta, if any, to residual in place, both [T, H]; out is the sum's rms_norm."""
-        num_rows, width = _shape_of("residual", residual)
-        _check("weight", weight, residual.dtype, (width,))
-        _check("out", out, residual.dtype, (num_rows, width))
+        num_rows, width = matrix_shape("residual", residual)
+        check_tensor("weight", weight, residual.dtype, (width,))
+        check_tensor("out", out, residual.dtype, (num_rows, width))
         if delta is not None:
-            _check("delta", delta, residual.dtype, (num_rows, width))
+            check_tensor("delta", delta, residual.dtype, (num_rows, width))
         args = _AddRmsNorm(
             residual.data_ptr(),
             None if delta is None else delta.data_ptr(),
@@ -98,8 +97,8 @@ class CpuRowKernels:
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """out [T, I] = silu(gate) * up for gate and up side by side in gate_up [T, 2 I]."""
-        num_rows, width = _shape_of("gate_up", gate_up)
-        _check("out", out, gate_up.dtype, (num_rows, width // 2))
+        num_rows, width = matrix_shape("gate_up", gate_up)
+        check_tensor("out", out, gate_up.dtype, (num_rows, width // 2))
         args = _SiluMul(
             gate_up.data_ptr(), out.data_ptr(), num_rows, width // 2, dtype_code(gate_up.dtype)
         )
@@ -110,9 +109,9 @@ class CpuRowKernels:
 
         These are not checked: they may change between plays of a program.
         """
-        _, width = _shape_of("x", x)
-        _check("rows", rows, torch.int64, (len(out),))
-        _check("out", out, x.dtype, (len(rows), width))
+        _, width = matrix_shape("x", x)
+        check_tensor("rows", rows, torch.int64, (len(out),))
+        check_tensor("out", out, x.dtype, (len(rows), width))
         args = _GatherRows(
             x.data_ptr(), rows.data_ptr(), out.data_ptr(), len(rows), width * x.itemsize
         )
@@ -120,24 +119,7 @@ class CpuRowKernels:
 
     def are_finite(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """out bool [T]: whether a row of x [T, H] is free of NaN and infinity."""
-        num_rows, width = _shape_of("x", x)
-        _check("out", out, torch.bool, (num_rows,))
+        num_rows, width = matrix_shape("x", x)
+        check_tensor("out", out, torch.bool, (num_rows,))
         args = _AreFinite(x.data_ptr(), out.data_ptr(), num_rows, width, dtype_code(x.dtype))
         self._are_finite(args, x, out)
-
-
-def _shape_of(name: str, x: torch.Tensor) -> tuple[int, int]:
-    """The rows and columns of a matrix of activations, once checked."""
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"{name}: {x.dtype}, expected one of {_DTYPES}")
-    if x.dim() != 2 or not x.is_contiguous():
-        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected a contiguous matrix")
-    num_rows, width = x.shape
-    return num_rows, width
-
-
-def _check(name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: {x.dtype}, expected {dtype}")
-    if x.shape != shape or not x.is_contiguous():
-        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected contiguous {shape}")

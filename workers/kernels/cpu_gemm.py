@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from workers.kernels.arguments import ROW_DTYPES
 from workers.kernels.library import Kernel, Library, dtype_code
 
 PANEL = 16
@@ -49,7 +50,6 @@ _FORMATS: dict[Arithmetic, _Format] = {
     "int4_int8": _Format(3, torch.uint8, 8),
 }
 ARITHMETICS = tuple(_FORMATS)
-_X_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ class CpuGemm:
         """
         spec, tensors = weight
         _check_x(spec, x)
-        _check("out", out, (x.shape[0], spec.num_results), *_X_DTYPES)
+        _check("out", out, (x.shape[0], spec.num_results), *ROW_DTYPES)
         if not out.is_contiguous():
             raise ValueError(f"out: got strides {out.stride()}, expected a contiguous tensor")
         tables = (tensors.get(name) for name in ("scales", "zeros", "bias", "input_order"))
@@ -267,7 +267,7 @@ def _check_spec(spec: PackedSpec) -> None:
 
 
 def _check_x(spec: PackedSpec, x: torch.Tensor) -> None:
-    accepted = (x.dtype,) if x.dtype in _X_DTYPES else _X_DTYPES
+    accepted = (x.dtype,) if x.dtype in ROW_DTYPES else ROW_DTYPES
     if not spec.arithmetic.startswith("int"):
         accepted = (_FORMATS[spec.arithmetic].dtype,)
     if x.dtype not in accepted:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from workers.kernels.arguments import check_tensor, matrix_shape
 from workers.kernels.library import Library, dtype_code
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _ROW = struct.Struct("<fffi8s")
 
 
@@ -106,8 +106,8 @@ class CpuSampling:
         That is if it has NaN or infinity, or nothing but minus infinity. Without `params` the
         likeliest tokens are taken, and of equal ones the first.
         """
-        num_rows, vocabulary = _shape_of(logits)
-        _check("out", out, torch.int64, (num_rows,))
+        num_rows, vocabulary = matrix_shape("logits", logits)
+        check_tensor("out", out, torch.int64, (num_rows,))
         if params is not None and params.num_rows < num_rows:
             raise ValueError(f"params: {params.num_rows} rows, expected {num_rows}")
         args = _Sample(
@@ -137,12 +137,12 @@ class CpuSampling:
             top_ids: int64 [R, C], set to the C <= V likeliest tokens, best first.
             top_out: float32 [R, C], set to those of top_ids.
         """
-        num_rows, vocabulary = _shape_of(logits)
+        num_rows, vocabulary = matrix_shape("logits", logits)
         num_top = top_ids.shape[-1]
-        _check("token_ids", token_ids, torch.int64, (num_rows,))
-        _check("out", out, torch.float32, (num_rows,))
-        _check("top_ids", top_ids, torch.int64, (num_rows, min(num_top, vocabulary)))
-        _check("top_out", top_out, torch.float32, (num_rows, num_top))
+        check_tensor("token_ids", token_ids, torch.int64, (num_rows,))
+        check_tensor("out", out, torch.float32, (num_rows,))
+        check_tensor("top_ids", top_ids, torch.int64, (num_rows, min(num_top, vocabulary)))
+        check_tensor("top_out", top_out, torch.float32, (num_rows, num_top))
         args = _Logprobs(
             logits.data_ptr(),
             token_ids.data_ptr(),
@@ -174,10 +174,10 @@ class CpuSampling:
             counts: float32 [M], how often these were.
             penalties: To apply; first repetition, then the others.
         """
-        _check("logits", logits, torch.float32, (len(logits),))
-        _check("seen", seen, torch.int64, (len(seen),))
-        _check("output", output, torch.int64, (len(output),))
-        _check("counts", counts, torch.float32, (len(output),))
+        check_tensor("logits", logits, torch.float32, (len(logits),))
+        check_tensor("seen", seen, torch.int64, (len(seen),))
+        check_tensor("output", output, torch.int64, (len(output),))
+        check_tensor("counts", counts, torch.float32, (len(output),))
         args = _Penalize(
             logits.data_ptr(),
             seen.data_ptr(),
@@ -188,20 +188,3 @@ class CpuSampling:
             *penalties,
         )
         self._penalize(args, logits, seen, output, counts)
-
-
-def _shape_of(logits: torch.Tensor) -> tuple[int, int]:
-    if logits.dtype not in _DTYPES:
-        raise TypeError(f"logits: {logits.dtype}, expected one of {_DTYPES}")
-    if logits.dim() != 2 or not logits.is_contiguous():
-        got = f"{tuple(logits.shape)} {logits.stride()}"
-        raise ValueError(f"logits: {got}, expected a contiguous matrix")
-    num_rows, vocabulary = logits.shape
-    return num_rows, vocabulary
-
-
-def _check(name: str, x: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: {x.dtype}, expected {dtype}")
-    if x.shape != shape or not x.is_contiguous():
-        raise ValueError(f"{name}: {tuple(x.shape)} {x.stride()}, expected contiguous {shape}")

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from workers.kernels.cpu_attention import DTYPES, MAX_HEAD_DIM
+from workers.kernels.arguments import ROW_DTYPES
+from workers.kernels.cpu_attention import MAX_HEAD_DIM
 from workers.kernels.library import load_library
 from workers.layers.attention import AttentionBackend, AttentionShape
 from workers.layers.native_attention import NativeAttention
@@ -33,14 +34,14 @@ def attention_backend(
     Raises UnknownChoiceError for any other name that is not in ATTENTION_BACKENDS, ValueError if
     the backend cannot serve the model.
     """
-    is_native = device.type == "cpu" and dtype in DTYPES
+    is_native = device.type == "cpu" and dtype in ROW_DTYPES
     if name == "auto":
         is_native = is_native and shape.head_dim <= MAX_HEAD_DIM and load_library() is not None
         name = "native" if is_native else "sdpa"
     elif name == "native" and not is_native:
         raise ValueError(
             f"attention: got 'native' with {dtype} on {device.type}, "
-            f"expected one of {DTYPES} on cpu"
+            f"expected one of {ROW_DTYPES} on cpu"
         )
     if not deterministic:
         return ATTENTION_BACKENDS.get(name)(shape)

@@ -58,15 +58,9 @@ def all_servers(threads: int) -> list[Server]:
     vllm = ("-m", "vllm.entrypoints.cli.main", "serve", "{model}", "--host", "127.0.0.1")
     theirs = (
         *vllm,
-        "--port",
-        "{port}",
-        "--dtype",
-        "bfloat16",
-        "--max-model-len",
-        "2048",
-        "--served-model-name",
-        "{name}",
+        *("--port", "{port}", "--max-model-len", "2048", "--served-model-name", "{name}"),
     )
+    bf16, fp32 = (*theirs, "--dtype", "bfloat16"), (*theirs, "--dtype", "float32")
     tuned = {
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
@@ -83,8 +77,9 @@ def all_servers(threads: int) -> list[Server]:
         Server("trunkline bf16", "trunkline", ours, settings(dtype="bfloat16")),
         Server("trunkline fp32", "trunkline", ours, settings(dtype="float32")),
         Server("trunkline int8", "trunkline", ours, settings(quantization="int8")),
-        Server("vllm-cpu bf16 eager", "vllm", (*theirs, "--enforce-eager"), tuned),
-        Server("vllm-cpu bf16 compiled", "vllm", theirs, tuned),
+        Server("vllm-cpu bf16 eager", "vllm", (*bf16, "--enforce-eager"), tuned),
+        Server("vllm-cpu bf16 compiled", "vllm", bf16, tuned),
+        Server("vllm-cpu fp32 eager", "vllm", (*fp32, "--enforce-eager"), tuned),
     ]
 
 

@@ -71,6 +71,19 @@ def test_misshaped_tensors_are_named_with_both_shapes(biased: Path, tmp_path: Pa
         load(tmp_path)
 
 
+def test_float16_becomes_bfloat16_on_a_cpu(biased: Path, tmp_path: Path) -> None:
+    """No processor that we serve on multiplies float16 quickly, and our kernels do not at all."""
+
+    def halve(tensors: Tensors) -> None:
+        tensors.update({name: tensor.half() for name, tensor in tensors.items()})
+
+    edit(biased, tmp_path, halve)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"float16"'))
+    assert '"float16"' in config.read_text()
+    assert load_model(tmp_path, None, "cpu", "auto").dtype == torch.bfloat16
+
+
 def test_rotary_tables_of_old_files_are_passed_over(biased: Path, tmp_path: Path) -> None:
     extra = "model.layers.0.self_attn.rotary_emb.inv_freq"
     edit(biased, tmp_path, lambda tensors: tensors.update({extra: torch.zeros(8)}))
