@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cluster.settings import load_settings
 from ops.bench.hardware import measure
+from ops.bench.kernels import bench_kernels
 from ops.bench.limits import batch_seconds, sizes
 from ops.bench.report import Row
 from ops.bench.single import bench_single
@@ -64,6 +65,7 @@ def bench_engine(model: str, work: BatchWork, runs: int) -> list[Row]:
         return [
             *_bench_throughput(llm, folder, name, work, runs),
             *_bench_step(llm, name, runs),
+            *bench_kernels(llm, name, runs),
             *bench_single(llm, name, runs),
         ]
 

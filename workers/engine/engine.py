@@ -152,6 +152,14 @@ class Engine:
         tables = (s.block_table for group in self._groups.values() for s in group.live)
         self.blocks.pool.check_integrity(tables)
 
+    def kernel_seconds(self) -> list[tuple[str, float]]:
+        """The last step's kernels in order, and how long each takes when that step is done again.
+
+        Empty where steps are not recorded. Only when idle: a step that is done again finds the same
+        keys and values as long as nothing was computed after it.
+        """
+        return self._runner.kernel_seconds()
+
     def clear_prefix_cache(self) -> None:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()

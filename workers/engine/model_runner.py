@@ -133,6 +133,10 @@ class ModelRunner:
             self._logits = self._logits.new_empty(bucket(num_rows), self._logits.shape[1])
         return self._model.logits(hidden, self._logits[:num_rows])
 
+    def kernel_seconds(self) -> list[tuple[str, float]]:
+        """See Engine."""
+        return self._recorder.seconds()
+
     def clear_blocks(self, blocks: list[int]) -> None:
         """Clear blocks that hold values which are not finite, before anyone else gets them."""
         self._cache.zero_blocks(blocks)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 
 import structlog
 import torch
@@ -13,6 +14,7 @@ import torch
 from workers.kernels.build import SOURCES, BuildError, build, builds_dir, file_name
 from workers.kernels.instruction_set import InstructionSet, cpu_flags, runnable
 
+_PREFIX = "trunkline_"
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -30,12 +32,17 @@ class Program:
 
     def __init__(self, library: "Library") -> None:
         self._library = library
+        self._names: list[str] = []
         self._calls: list[_Call] = []
         self._alive: list[object] = []
 
-    def add(self, kernel: int, args: ctypes.Structure, *alive: object) -> None:
+    def add(
+        self, function: "ctypes._NamedFuncPointer", args: ctypes.Structure, *alive: object
+    ) -> None:
         """Append a call; what its arguments point to is kept."""
-        self._calls.append(_Call(kernel, ctypes.addressof(args)))
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        self._names.append(function.__name__.removeprefix(_PREFIX))
+        self._calls.append(_Call(address, ctypes.addressof(args)))
         self._alive += (args, alive)
 
     def seal(self) -> None:
@@ -45,6 +52,16 @@ class Program:
     def play(self) -> None:
         """Run all calls in order, without Python between them."""
         self._library.play(self._array)
+
+    def seconds(self) -> list[tuple[str, float]]:
+        """Run all calls in order, one at a time: each kernel's name and how long it took."""
+        taken = []
+        for name, call in zip(self._names, self._calls, strict=True):
+            alone = (_Call * 1)(call)
+            start = perf_counter()
+            self._library.play(alone)
+            taken.append((name, perf_counter() - start))
+        return taken
 
 
 class Library:
@@ -72,11 +89,11 @@ class Library:
 
     def kernel(self, name: str, args: type[ctypes.Structure]) -> "Kernel":
         """A kernel by name. TypeError if `args` is not the size of the struct that it takes."""
-        size_of = self._handle[f"trunkline_{name}_size"]
+        size_of = self._handle[f"{_PREFIX}{name}_size"]
         size_of.restype = ctypes.c_int64
         if size_of() != ctypes.sizeof(args):
             raise TypeError(f"{args.__name__}: {ctypes.sizeof(args)} bytes, expected {size_of()}")
-        return Kernel(self, self._handle[f"trunkline_{name}"])
+        return Kernel(self, self._handle[f"{_PREFIX}{name}"])
 
     @contextmanager
     def recording(self) -> Iterator[Program]:
@@ -95,9 +112,7 @@ class Library:
         function(ctypes.byref(args))
         program: Program | None = getattr(self._recording, "program", None)
         if program is not None:
-            address = ctypes.cast(function, ctypes.c_void_p).value
-            assert address is not None
-            program.add(address, args, *alive)
+            program.add(function, args, *alive)
 
     def play(self, calls: "ctypes.Array[_Call]") -> None:
         """Run calls in order."""

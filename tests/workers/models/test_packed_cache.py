@@ -89,9 +89,7 @@ def test_a_damaged_cache_is_made_again(model_dir: Path, small_models_count: Path
         assert (folder / "index.json").exists()
 
 
-def test_another_configuration_has_another_cache(
-    model_dir: Path, small_models_count: Path
-) -> None:
+def test_another_configuration_has_another_cache(model_dir: Path, small_models_count: Path) -> None:
     load(model_dir)
     config = model_dir / "config.json"
     config.write_text(config.read_text() + "\n")
