@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from workers.kernels.library import load_library
+from workers.kernels.library import Library, load_library
 from workers.kernels.row_kernels import RowKernels, row_kernels
-from workers.layers.attention import AttentionShape, HeadNorm
+from workers.layers.attention import AttentionBackend, AttentionShape, HeadNorm
 from workers.layers.attention_registry import attention_backend
 from workers.layers.decoder_layer import DecoderLayer
 from workers.layers.linear import multiplies_by_onednn
@@ -20,7 +20,7 @@ from workers.models.causal_lm import CausalLM
 from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError
-from workers.models.packed_cache import packed_cache
+from workers.models.packed_cache import PackedCache, packed_cache
 from workers.models.weights import Weights
 from workers.quantization.plan import HEAD, QuantizationPlan
 
@@ -66,43 +66,43 @@ def load_model(
     shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
     backend = attention_backend(attention, shape, dtype, device, deterministic=deterministic)
     library = load_library() if device.type == "cpu" else None
-    rows = row_kernels(library)
     with Checkpoint(path) as checkpoint:
-        shard = Shard()
-        cache = None
-        if library is not None and packed_cache_bytes:
-            served_as = {
-                "dtype": str(dtype),
-                "plan": asdict(plan),
-                "shard": asdict(shard),
-                "onednn": multiplies_by_onednn(dtype, deterministic=deterministic),
-            }
-            cache = packed_cache(path, checkpoint.files, served_as, packed_cache_bytes)
         weights = Weights(
-            checkpoint, shard, dtype, device, config.quantized, plan, cache, deterministic
+            checkpoint, Shard(), dtype, device, config.quantized, plan, deterministic=deterministic
         )
-        embedding = weights.tensor(
-            "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
-        )
-        layers = []
-        for index in range(config.num_layers):
-            layers.append(_decoder_layer(weights, config, index, rows))
-            if progress is not None:
-                progress(index + 1, config.num_layers)
-        final_norm = weights.tensor("model.norm.weight", (config.hidden_size,))
-        head = weights.head(embedding, tied=config.tie_word_embeddings)
-        if cache is None or not cache.is_found:
+        if library is not None and packed_cache_bytes:
+            weights.cache = _cache_of(path, weights, packed_cache_bytes)
+        model = _model(weights, config, backend, library, progress)
+        if weights.cache is None or not weights.cache.is_found:
             _refuse_leftovers(checkpoint, config)
-    if cache is not None:
-        cache.save()
+    if weights.cache is not None:
+        weights.cache.save()
+    return model
+
+
+def _model(
+    weights: Weights,
+    config: ModelConfig,
+    backend: AttentionBackend,
+    library: Library | None,
+    progress: Callable[[int, int], None] | None,
+) -> CausalLM:
+    rows = row_kernels(library)
+    embedding = weights.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    layers = []
+    for index in range(config.num_layers):
+        layers.append(_decoder_layer(weights, config, index, rows))
+        if progress is not None:
+            progress(index + 1, config.num_layers)
+    dtype, device = weights.dtype, weights.device
     return CausalLM(
         config=config,
         dtype=dtype,
         device=device,
         embedding=embedding,
         layers=layers,
-        final_norm=final_norm,
-        head=head,
+        final_norm=weights.tensor("model.norm.weight", (config.hidden_size,)),
+        head=weights.head(embedding, tied=config.tie_word_embeddings),
         rotary=RotaryEmbedding(
             config.rope, config.head_dim, config.max_sequence_len, dtype, device
         ),
@@ -111,6 +111,16 @@ def load_model(
         library=library,
         weight_bytes=weights.num_bytes,
     )
+
+
+def _cache_of(path: Path, weights: Weights, max_bytes: int) -> PackedCache | None:
+    served_as = {
+        "dtype": str(weights.dtype),
+        "plan": asdict(weights.plan),
+        "shard": asdict(weights.shard),
+        "onednn": multiplies_by_onednn(weights.dtype, deterministic=weights.deterministic),
+    }
+    return packed_cache(path, weights.checkpoint.files, served_as, max_bytes)
 
 
 def _served_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
