@@ -16,7 +16,7 @@ from ops.bench.peers.child import main
 
 class Fake:
     def __init__(self, options):
-        print("engines print what they like")
+        print("engines print what they like", flush=True)
         if options.get("broken"):
             raise ValueError("no such\\nmodel")
         if options.get("helper"):

@@ -185,7 +185,7 @@ def test_each_sequence_as_if_alone(backend: str, setup: Setup) -> None:
     batch = Batch(setup)
     output = batch.run(backend)
     # A rounding difference before int8 may move an element by a whole step.
-    atol = 1e-5 if setup.cache_dtype == torch.float32 else 2e-2
+    atol = 1e-5 if setup.cache_dtype == torch.float32 else 5e-2
     for sequence, expected in enumerate(batch.expected()):
         rows = slice(*batch.metadata.query_starts[sequence : sequence + 2])
         torch.testing.assert_close(output[rows], expected, atol=atol, rtol=1e-4)
