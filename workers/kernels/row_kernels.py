@@ -26,9 +26,6 @@ class RowKernels(Protocol):
     ) -> None:
         """Add delta, if any, to residual in place, both [T, H]; out is the sum's rms_norm."""
 
-    def gather_rows(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """out [R, H] = the rows of x [T, H] that int64 rows [R] name."""
-
     def are_finite(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """out bool [T]: whether a row of x [T, H] is free of NaN and infinity."""
 
@@ -52,10 +49,6 @@ class TorchRowKernels:
         if delta is not None:
             residual.add_(delta)
         out.copy_(rms_norm(residual, weight, eps))
-
-    def gather_rows(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """See RowKernels."""
-        torch.index_select(x, 0, rows, out=out)
 
     def are_finite(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """See RowKernels."""

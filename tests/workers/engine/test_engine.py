@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM
 
 from cluster.errors import Reason, RequestError
 from cluster.settings import EngineSettings
-from tests.golden.models import CASES, VOCAB_SIZE, save_random
+from tests.golden.models import VOCAB_SIZE
 from workers.engine.engine import Engine
 from workers.engine.llm import LLM
 from workers.engine.request import FinishReason, Request, SampleOutput
@@ -21,23 +19,6 @@ from workers.engine.sampling_params import SamplingParams
 
 PROMPT = [5, 6, 7, 8] * 10
 GREEDY = SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    save_random(CASES[0], path)
-    Tokenizer(WordLevel({"a": 0})).save(str(path / "tokenizer.json"))
-    return path
-
-
-@pytest.fixture
-def make_llm(folder: Path) -> Callable[..., LLM]:
-    def make(**changes: Any) -> LLM:
-        settings = {"dtype": "float32", "kv_cache_bytes": 2**23, "num_threads": 1, **changes}
-        return LLM(folder, EngineSettings.model_validate(settings))
-
-    return make
 
 
 @pytest.fixture

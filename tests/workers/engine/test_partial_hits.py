@@ -3,15 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
-from cluster.settings import EngineSettings
-from tests.golden.models import CASES, VOCAB_SIZE, save_random
+from tests.golden.models import VOCAB_SIZE
 from workers.engine.llm import LLM
 from workers.engine.sampling_params import SamplingParams
 from workers.layers.kv_cache import KVCache
@@ -20,23 +16,6 @@ from workers.models.config import ModelConfig
 BLOCK = 16
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 PROMPT = Random(3).choices(range(VOCAB_SIZE), k=3 * BLOCK)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    save_random(CASES[0], path)
-    Tokenizer(WordLevel({"a": 0})).save(str(path / "tokenizer.json"))
-    return path
-
-
-@pytest.fixture
-def make_llm(folder: Path) -> Callable[..., LLM]:
-    def make(**changes: Any) -> LLM:
-        settings = {"dtype": "float32", "kv_cache_bytes": 2**23, "num_threads": 1, **changes}
-        return LLM(folder, EngineSettings.model_validate(settings))
-
-    return make
 
 
 def ask(llm: LLM, prompts: list[list[int]]) -> tuple[list[list[int]], list[int]]:
