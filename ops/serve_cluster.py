@@ -100,10 +100,21 @@ class LocalCluster:
         try:
             await self._replace_replicas(settings)
         except CommandError:
-            # A deployment that has failed gets no new replicas, whichever of its old ones it loses.
-            await self._replace_replicas(self.settings)
+            await self._roll_back()
             raise
         self.settings = settings
+
+    async def _roll_back(self) -> None:
+        """Deploy what was there again.
+
+        A deployment that has failed gets no new replicas, whichever of its old ones it loses. And
+        one takes the blame for replicas of the version before it that fail after it has begun.
+        """
+        from workers.replica.rollout import rollout_status
+
+        while (await asyncio.to_thread(rollout_status)).num_starting:
+            await asyncio.sleep(_POLL_S)
+        await self._replace_replicas(self.settings)
 
     async def _replace_replicas(self, settings: Settings) -> None:
         from workers.replica.rollout import deploy, rollout_status

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import serve
-from ray.serve._private.common import DeploymentID
+from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
@@ -27,6 +27,8 @@ class RolloutStatus:
 
     running: bool
     """All replicas are there, of the version deployed last."""
+    num_starting: int
+    """Replicas of whatever version that are neither there yet nor known to have failed."""
     failure: str
     """Why it cannot be deployed; empty if it can."""
 
@@ -77,11 +79,13 @@ def rollout_status() -> RolloutStatus:
     """How the deployment is doing."""
     application = serve.status().applications.get(_APP)
     if application is None:
-        return RolloutStatus(running=False, failure="")
+        return RolloutStatus(running=False, num_starting=0, failure="")
+    deployments = application.deployments.values()
     failed = application.status is ApplicationStatus.DEPLOY_FAILED
-    messages = [d.message for d in application.deployments.values()] or [application.message]
+    messages = [d.message for d in deployments] or [application.message]
     return RolloutStatus(
         running=application.status is ApplicationStatus.RUNNING,
+        num_starting=sum(d.replica_states.get(ReplicaState.STARTING, 0) for d in deployments),
         failure=_last_line(messages[0]) if failed else "",
     )
 
