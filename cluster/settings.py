@@ -64,9 +64,27 @@ class RouterSettings(Section):
     """Size of the largest request message accepted."""
 
 
+class ParallelSettings(Section):
+    """How one model is divided among ranks, each with a processor or GPU of its own.
+
+    The product is the number of ranks of a replica.
+    """
+
+    tensor: PositiveInt = 1
+    """Parts that every weight matrix is cut into."""
+    pipeline: PositiveInt = 1
+    """Stages of consecutive layers."""
+    expert: PositiveInt = 1
+    """Parts that the experts of each layer are dealt out to; these also divide all else, like
+    tensor."""
+    sequence: PositiveInt = 1
+    """Parts that long prompts and their KV blocks are divided into."""
+
+
 class EngineSettings(Section):
     """One replica's engine."""
 
+    parallel: ParallelSettings = ParallelSettings()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of weights and activations; auto takes the checkpoint's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
