@@ -3,11 +3,12 @@
 ``TRUNKLINE__ROUTER__GRPC_PORT=9000`` overrides ``router.grpc_port`` of the file.
 """
 
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,6 +19,13 @@ from pydantic_settings import (
 QuantizationScheme = Literal["none", "int8", "int8_weight_only", "int4"]
 """How a linear layer's weight is kept: as it is stored, as int8 with int8 activations, as int8
 alone, or as int4 in groups with int8 activations."""
+
+
+def one_address(text: str) -> str:
+    """`text`, if it is an IPv4 address of one interface. Raises ValueError otherwise."""
+    if IPv4Address(text).is_unspecified:
+        raise ValueError("expected the IPv4 address of one interface, not of all")
+    return text
 
 
 class Section(BaseModel):
@@ -31,6 +39,8 @@ class RedisSettings(Section):
 
     url: str | None = None
     """redis://, rediss:// or unix:// URL; without one, `trunkline serve` starts its own."""
+    port: int = Field(default=6381, ge=1, le=65535)
+    """Port of our own at ray.node_address; without that address it has none, but a socket file."""
     namespace: str = Field(default="trunkline", pattern=r"^[a-z0-9-]{1,40}$")
     """Prefix of every key, so that clusters can share a server."""
 
@@ -131,8 +141,9 @@ class ReplicaSettings(Section):
 
     count: int = Field(default=1, ge=0)
     """Replicas to run."""
-    host: str = "127.0.0.1"
-    """Address that a replica's gRPC server binds to and registers."""
+    host: str = "auto"
+    """Address that a replica's servers bind to and that it registers; auto takes 127.0.0.1 on a
+    lone machine, and in a cluster of several the address by which its machine has joined."""
     lease_s: PositiveFloat = 3.0
     """A replica that has not renewed its lease for this long gets no traffic."""
     drain_timeout_s: PositiveFloat = 60.0
@@ -148,6 +159,15 @@ class RaySettings(Section):
 
     address: str | None = None
     """host:port of a running cluster's head; without one, `trunkline serve` starts its own."""
+    node_address: Annotated[str, AfterValidator(one_address)] | None = None
+    """This machine's IPv4 address that other machines reach it by: with one, `trunkline serve`
+    starts the head of a cluster that they can join (`trunkline node`); without one, all stays on
+    this machine."""
+    port: int = Field(default=6380, ge=1, le=65535)
+    """Port at node_address that other machines join at."""
+    num_cpus: int | None = Field(default=None, ge=0)
+    """CPUs that this machine offers to replicas; without one, its cores if others can join, and on
+    a lone machine more than enough, for replicas share its cores as they like."""
     object_store_bytes: PositiveInt = 80 * 1024 * 1024
     """Shared memory of a cluster of our own; no request passes through it."""
 

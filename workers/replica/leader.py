@@ -13,6 +13,7 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import add_ReplicaServiceServicer_to_server
 
 from cluster.loading import LoadingBoard
+from cluster.node_host import node_host
 from cluster.redis_client import connect
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import EngineSettings, Settings
@@ -133,7 +134,7 @@ class Leader:
         self._keep(lease.run(), "lease")
 
     async def _serve_grpc(self) -> str:
-        host = self._settings.replica.host
+        host = node_host(self._settings)
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         add_ReplicaServiceServicer_to_server(self._servicer, server)
         port = server.add_insecure_port(f"{host}:0")
@@ -144,7 +145,7 @@ class Leader:
     def _serve_metrics(self) -> str:
         engine = self._engine
         address, stop = self._metrics.serve(
-            self._settings.replica.host, lambda: engine.engine.stats, lambda: engine.load
+            node_host(self._settings), lambda: engine.engine.stats, lambda: engine.load
         )
         self._opened.push_async_callback(asyncio.to_thread, stop)
         return address
