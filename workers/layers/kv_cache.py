@@ -92,7 +92,7 @@ class KVCache:
         if not pairs:
             return
         sources, destinations = torch.tensor(pairs, device=self.layers[0].keys.device).unbind(1)
-        for store in self._stores():
+        for store in self.stores():
             store[destinations] = store[sources]
 
     def zero_blocks(self, block_ids: list[int]) -> None:
@@ -104,10 +104,11 @@ class KVCache:
         if not block_ids:
             return
         indices = torch.tensor(block_ids, device=self.layers[0].keys.device)
-        for store in self._stores():
+        for store in self.stores():
             store.index_fill_(0, indices, 0)
 
-    def _stores(self) -> Iterator[torch.Tensor]:
+    def stores(self) -> Iterator[torch.Tensor]:
+        """All tensors of all layers, [num_blocks, block_size, num_kv_heads, ...] each."""
         for layer in self.layers:
             yield from (store for store in layer if store is not None)
 

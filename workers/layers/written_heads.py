@@ -36,18 +36,47 @@ def write_heads(
     Arguments are those of AttentionPlan.forward; `slots` is int64 [N].
     """
     num_rows = slots.shape[0]
-    num_rotated = shape.num_heads + shape.num_kv_heads
-    rotated, value = qkv[:num_rows, :num_rotated], qkv[:num_rows, num_rotated:]
-    if head_norm is not None:
-        rotated = normalise(rotated, head_norm.weights, head_norm.eps)
-    cos, sin = rotation.table[rotation.positions[:num_rows]][:, None].chunk(2, dim=-1)
-    rotated = rotate(rotated, cos, sin)
+    rotated = _rotated(qkv[:num_rows], shape, rotation, head_norm)
     query, key = rotated[:, : shape.num_heads], rotated[:, shape.num_heads :]
     return WrittenHeads(
-        query,
+        query, *write_tokens(key, qkv[:num_rows, -shape.num_kv_heads :], cache, slots)
+    )
+
+
+def rotate_heads(
+    qkv: torch.Tensor, shape: AttentionShape, rotation: Rotation, head_norm: HeadNorm | None
+) -> torch.Tensor:
+    """All heads of qkv, those of queries and keys normalised and rotated; shaped like qkv.
+
+    Arguments are those of AttentionPlan.forward.
+    """
+    rotated = _rotated(qkv, shape, rotation, head_norm)
+    return torch.cat((rotated, qkv[:, -shape.num_kv_heads :]), dim=1)
+
+
+def write_tokens(
+    key: torch.Tensor, value: torch.Tensor, cache: LayerCache, slots: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put keys and values [N, num_kv_heads, head_dim] into slots int64 [N].
+
+    They are returned as the cache gives them back.
+    """
+    return (
         _write(key, cache.keys, cache.key_scales, slots),
         _write(value, cache.values, cache.value_scales, slots),
     )
+
+
+def _rotated(
+    qkv: torch.Tensor, shape: AttentionShape, rotation: Rotation, head_norm: HeadNorm | None
+) -> torch.Tensor:
+    """The heads of queries and keys, [N, num_heads + num_kv_heads, head_dim]."""
+    num_rows = qkv.shape[0]
+    rotated = qkv[:, : shape.num_heads + shape.num_kv_heads]
+    if head_norm is not None:
+        rotated = normalise(rotated, head_norm.weights, head_norm.eps)
+    cos, sin = rotation.table[rotation.positions[:num_rows]][:, None].chunk(2, dim=-1)
+    return rotate(rotated, cos, sin)
 
 
 def _write(
