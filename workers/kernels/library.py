@@ -23,6 +23,9 @@ def dtype_code(dtype: torch.dtype) -> int:
     return _DTYPES[dtype]
 
 
+_Number = ctypes.c_int32 | ctypes.c_uint32 | ctypes.c_int64 | ctypes.c_void_p
+
+
 class _Call(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("args", ctypes.c_void_p))
 
@@ -94,6 +97,14 @@ class Library:
         if size_of() != ctypes.sizeof(args):
             raise TypeError(f"{args.__name__}: {ctypes.sizeof(args)} bytes, expected {size_of()}")
         return Kernel(self, self._handle[f"{_PREFIX}{name}"])
+
+    def function(
+        self, name: str, result: type[_Number] | None, *arguments: type[_Number]
+    ) -> "ctypes._NamedFuncPointer":
+        """A function of plain numbers that is not a kernel: it is never recorded."""
+        function = self._handle[f"{_PREFIX}{name}"]
+        function.restype, function.argtypes = result, arguments
+        return function
 
     @contextmanager
     def recording(self) -> Iterator[Program]:

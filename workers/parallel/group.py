@@ -16,9 +16,10 @@ class RankLostError(Exception):
 class Group(Protocol):
     """Ranks that call the same collectives in the same order.
 
-    Tensors are contiguous and of one dtype (float32, bfloat16 or int64) and size on all ranks. Sums
-    are in float32, in the order of ranks, and bit-equal on all of them. After a collective that
-    failed the tensors hold nothing of use, and `check` raises; until then nothing hangs.
+    Tensors are contiguous and of one dtype (float32, bfloat16 or int64; sums of the first two only)
+    and size on all ranks. Sums are in float32, in the order of ranks, and bit-equal on all of them.
+    After a collective that failed the tensors hold nothing of use, and `check` raises; until then
+    nothing hangs.
     """
 
     @property
@@ -59,10 +60,16 @@ class Link(Protocol):
     """A one-way pipe to or from a rank of the next pipeline stage; messages keep their order."""
 
     def send(self, x: torch.Tensor) -> None:
-        """Hand over a contiguous tensor, which may change as soon as this returns."""
+        """Hand over a contiguous tensor, which may change as soon as this returns.
+
+        Raises RankLostError, but not when it is played from a recording.
+        """
 
     def receive(self, out: torch.Tensor) -> None:
-        """Wait for the next message, of out's size and dtype. Raises RankLostError."""
+        """Wait for the next message, of out's size and dtype. Raises as `send` does."""
+
+    def check(self) -> None:
+        """Raise RankLostError if anything so far has failed."""
 
 
 class SoloGroup:
@@ -121,8 +128,9 @@ class Ranks:
 
     def check(self) -> None:
         """Raise RankLostError if any exchange so far has failed."""
-        for group in (self.dense, self.experts, self.sequence):
-            group.check()
+        for group in (self.dense, self.experts, self.sequence, self.previous, self.following):
+            if group is not None:
+                group.check()
 
 
 def solo_ranks() -> Ranks:

@@ -84,6 +84,7 @@ class ThreadLink:
 
     def __init__(self) -> None:
         self._messages: Queue[torch.Tensor | None] = Queue()
+        self._has_failed = False
 
     def send(self, x: torch.Tensor) -> None:
         """See Link."""
@@ -96,11 +97,19 @@ class ThreadLink:
         except Empty:
             message = None
         if message is None:
+            self._has_failed = True
+            self.check()
+        else:
+            out.copy_(message)
+
+    def check(self) -> None:
+        """See Link."""
+        if self._has_failed:
             raise RankLostError("the stage before has failed")
-        out.copy_(message)
 
     def abort(self) -> None:
         """Let no thread wait for a message."""
+        self._has_failed = True
         self._messages.put(None)
 
 
