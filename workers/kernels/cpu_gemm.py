@@ -115,6 +115,7 @@ class _PackArgs(ctypes.Structure):
 class _LinearArgs(ctypes.Structure):
     _fields_ = (
         ("x", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
@@ -217,6 +218,7 @@ class CpuGemm:
         tables = (tensors.get(name) for name in ("scales", "zeros", "bias", "input_order"))
         args = _LinearArgs(
             x.data_ptr(),
+            None,
             tensors["weight"].data_ptr(),
             *(None if table is None else table.data_ptr() for table in tables),
             out.data_ptr(),

@@ -1,6 +1,7 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "gemm_activations.h"
 #include "gemm_tile.h"
@@ -38,7 +39,8 @@ public:
     Product(const LinearArgs& args, const Method& method)
         : args_(args),
           method_(method),
-          blocks_(args.num_rows),
+          layout_(args, method),
+          blocks_(layout_.blocks()),
           num_steps_(ceil_div(args.num_inputs, inputs_per_step(method.weights))),
           group_steps_(method.weights == WeightFormat::int4
                            ? args.group_size / inputs_per_step(WeightFormat::int4)
@@ -48,17 +50,24 @@ public:
           num_panels_(ceil_div(half_, kPanel) * (args.gated ? 2 : 1)),
           width_(std::min<int64_t>(panels_for(blocks_.rows(blocks_.count - 1)), num_panels_)),
           row_groups_(ceil_div(blocks_.count, blocks_of_chunk())),
-          chunk_panels_(panels_of_chunk()),
-          x_(lay_out(args, method, blocks_)) {}
+          chunk_panels_(panels_of_chunk()) {}
 
-    void run() {
-        const int64_t panel_groups = ceil_div(num_panels_, chunk_panels_);
-        parallel_for(row_groups_ * panel_groups, [this](int64_t chunk) {
-            const int64_t group = chunk % row_groups_, first = chunk / row_groups_ * chunk_panels_;
-            const Range blocks{blocks_.count * group / row_groups_,
-                               blocks_.count * (group + 1) / row_groups_};
-            run_chunk(blocks, {first, std::min(first + chunk_panels_, num_panels_)});
-        });
+    const ActivationLayout& layout() const { return layout_; }
+
+    // `memory` is for x as it is laid out.
+    void place(uint8_t* memory) {
+        layout_.place(memory);
+        x_ = layout_.activations();
+    }
+
+    int64_t num_chunks() const { return row_groups_ * ceil_div(num_panels_, chunk_panels_); }
+
+    // Once x is laid out.
+    void run(int64_t chunk) const {
+        const int64_t group = chunk % row_groups_, first = chunk / row_groups_ * chunk_panels_;
+        const Range blocks{blocks_.count * group / row_groups_,
+                           blocks_.count * (group + 1) / row_groups_};
+        run_chunk(blocks, {first, std::min(first + chunk_panels_, num_panels_)});
     }
 
 private:
@@ -92,7 +101,7 @@ private:
         return (panel * (num_steps_ / group_steps_) + step / group_steps_) * kPanel;
     }
 
-    void run_chunk(Range blocks, Range panels) {
+    void run_chunk(Range blocks, Range panels) const {
         thread_local Scratch memory;
         const Range rows{blocks_.begin(blocks.begin), blocks_.begin(blocks.end)};
         auto* sums =
@@ -118,7 +127,8 @@ private:
 
     // Adds some steps of panels side by side to their sums, [panels][rows][16]. Meanwhile the
     // blocks of rows fetch what is at `next`, each a part of it.
-    void add_panels(Range blocks, Range panels, Range steps, const uint8_t* next, float* sums) {
+    void add_panels(Range blocks, Range panels, Range steps, const uint8_t* next,
+                    float* sums) const {
         const uint8_t* from = steps_at(panels.begin, steps.begin);
         TileArgs tile = {};
         tile.adds = steps.begin > 0;
@@ -157,7 +167,7 @@ private:
     }
 
     void run_block(Range blocks, int64_t block, Range panels, int64_t step, TileArgs tile,
-                   float* sums) {
+                   float* sums) const {
         const int64_t begin = blocks_.begin(block), first = blocks_.begin(blocks.begin);
         const int rows = blocks_.rows(block);
         tile.x = x_.words + begin * x_.words_per_row + step * method_.words_per_step * rows;
@@ -234,6 +244,8 @@ private:
 
     const LinearArgs& args_;
     const Method& method_;
+    ActivationLayout layout_;
+    Activations x_ = {};
     const RowBlocks blocks_;
     const int64_t num_steps_;
     const int64_t group_steps_;
@@ -243,14 +255,58 @@ private:
     const int64_t width_;
     const int64_t row_groups_;
     const int64_t chunk_panels_;
-    const Activations x_;
 };
+
+// Runs chunks of all products in one go: count(product) of each, by run(product, chunk).
+template <class Count, class Run>
+void run_chunks_of(std::vector<Product>& products, Count&& count, Run&& run) {
+    if (products.size() == 1) {
+        parallel_for(count(products[0]), [&](int64_t chunk) { run(products[0], chunk); });
+        return;
+    }
+    thread_local std::vector<int64_t> starts_of_thread;
+    std::vector<int64_t>& starts = starts_of_thread;
+    starts.assign(1, 0);
+    for (const Product& product : products) starts.push_back(starts.back() + count(product));
+    parallel_for(starts.back(), [&](int64_t chunk) {
+        const auto next = std::upper_bound(starts.begin(), starts.end(), chunk);
+        const auto index = static_cast<size_t>(next - starts.begin() - 1);
+        run(products[index], chunk - starts[index]);
+    });
+}
 
 }  // namespace
 
-void multiply(const LinearArgs& args, const Method& few, const Method& many) {
-    if (args.num_rows == 0) return;
-    Product(args, args.num_rows <= 2 * kMaxRows ? few : many).run();
+void multiply_all(const Task* tasks, int64_t count) {
+    thread_local std::vector<Product> products;
+    thread_local Scratch memory;
+    products.clear();
+    products.reserve(static_cast<size_t>(count));
+    int64_t bytes = 0;
+    for (int64_t each = 0; each < count; ++each) {
+        const LinearArgs& args = tasks[each].args;
+        const Methods& methods = *tasks[each].methods;
+        if (args.num_rows == 0) continue;
+        products.emplace_back(args, args.num_rows <= 2 * kMaxRows ? methods.few : methods.many);
+        bytes += products.back().layout().bytes();
+    }
+    if (products.empty()) return;
+    auto* free = memory.get<uint8_t>(static_cast<size_t>(bytes));
+    for (Product& product : products) {
+        product.place(free);
+        free += product.layout().bytes();
+    }
+    run_chunks_of(
+        products, [](const Product& product) { return product.layout().num_chunks(); },
+        [](const Product& product, int64_t chunk) { product.layout().fill(chunk); });
+    run_chunks_of(
+        products, [](const Product& product) { return product.num_chunks(); },
+        [](const Product& product, int64_t chunk) { product.run(chunk); });
+}
+
+void multiply(const LinearArgs& args, const Methods& methods) {
+    const Task task{args, &methods};
+    multiply_all(&task, 1);
 }
 
 }  // namespace trunkline

@@ -57,6 +57,7 @@ constexpr int inputs_per_step(WeightFormat format) {
 // of the gate and of what it gates in turn.
 struct LinearArgs {
     const void* x;               // [num_rows, num_inputs]
+    const int32_t* rows;         // [num_rows]: row r is x[rows[r]]; or null
     const uint8_t* weight;       // packed
     const float* scales;         // int8: [outputs]; int4: [panels][groups][16]; else null
     const uint8_t* zeros;        // int4: [panels][groups][16], null where all are 8; else null
@@ -127,7 +128,25 @@ struct Method {
     int32_t weight_offset = 0;
 };
 
-// Runs the product with the method for few blocks of rows, or the one for many.
-void multiply(const LinearArgs& args, const Method& few, const Method& many);
+// The method for few blocks of rows, and the one for many.
+struct Methods {
+    Method few;
+    Method many;
+};
+
+// By the arithmetic of weights and, after the underscore, activations.
+extern const Methods kFloat32Methods, kBFloat16Methods, kInt8Methods, kInt8Int8Methods,
+    kInt4Methods, kInt4Int8Methods;
+
+// One of several products that are computed together.
+struct Task {
+    LinearArgs args;
+    const Methods* methods;
+};
+
+// Runs products side by side: all threads have work until the last of them ends.
+void multiply_all(const Task* tasks, int64_t count);
+
+void multiply(const LinearArgs& args, const Methods& methods);
 
 }  // namespace trunkline

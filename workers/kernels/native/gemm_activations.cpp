@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "pool.h"
 #include "scratch.h"
 
 namespace trunkline {
@@ -12,16 +11,10 @@ namespace {
 
 constexpr int64_t kChunkInputs = 32768;
 
-struct Layout {
-    const LinearArgs& args;
-    const Method& method;
-    const RowBlocks& blocks;
-    int64_t words_per_row;
-    int64_t groups;
-    uint32_t* words;
-    RowScale* scales;
-    float* sums;
-};
+// Blocks of rows that are laid out together.
+int64_t blocks_of_chunk(int64_t num_inputs) {
+    return std::max<int64_t>(kChunkInputs / (kMaxRows * num_inputs), 1);
+}
 
 int64_t padded(int64_t inputs, int64_t to) { return (inputs + to - 1) / to * to; }
 
@@ -38,8 +31,12 @@ void read_row(const T* row, const LinearArgs& args, float* to) {
     for (; k < inputs; ++k) to[k] = to_float(row[k]);
 }
 
+int64_t place_of(const LinearArgs& args, int64_t row) {
+    return (args.rows == nullptr ? row : args.rows[row]) * args.num_inputs;
+}
+
 void read_row(const LinearArgs& args, int64_t row, float* to) {
-    const int64_t at = row * args.num_inputs;
+    const int64_t at = place_of(args, row);
     if (args.dtype == DType::float32)
         read_row(static_cast<const float*>(args.x) + at, args, to);
     else
@@ -68,86 +65,91 @@ int32_t sum_of(const Code* codes, int64_t count) {
     return sum;
 }
 
-// One row's words, not yet interleaved with its block's; `values` has room for a row of float32.
-template <class Code>
-void quantized_words(const Layout& layout, int64_t row, float* values, Code* codes) {
-    const int64_t inputs = layout.args.num_inputs;
-    read_row(layout.args, row, values);
-    const float scale = quantize(values, inputs, codes);
-    layout.scales[row] = {scale, layout.method.weight_offset * sum_of(codes, inputs)};
+}  // namespace
+
+ActivationLayout::ActivationLayout(const LinearArgs& args, const Method& method)
+    : args_(args), method_(&method), blocks_(args.num_rows) {
+    const int per_step = inputs_per_step(method.weights);
+    x_.words_per_row = padded(args.num_inputs, per_step) / per_step * method.words_per_step;
+    if (method.x == XFormat::int8_quads && method.weights == WeightFormat::int4)
+        x_.groups = args.num_inputs / args.group_size;
 }
 
-void words_of_row(const Layout& layout, int64_t row, float* values, uint32_t* words) {
-    const LinearArgs& args = layout.args;
-    const int64_t padding = layout.words_per_row < 4 ? layout.words_per_row : 4;
-    for (int64_t word = 1; word <= padding; ++word) words[layout.words_per_row - word] = 0;
-    switch (layout.method.x) {
-        case XFormat::float32:
-            return read_row(args, row, reinterpret_cast<float*>(words));
-        case XFormat::bfloat16_pairs: {
-            const auto* from = static_cast<const BFloat16*>(args.x) + row * args.num_inputs;
-            std::memcpy(words, from, static_cast<size_t>(args.num_inputs) * sizeof *from);
-            return;
-        }
-        case XFormat::int8_quads:
-            return quantized_words(layout, row, values, reinterpret_cast<int8_t*>(words));
-        case XFormat::int16_pairs:
-            return quantized_words(layout, row, values, reinterpret_cast<int16_t*>(words));
-    }
+int64_t ActivationLayout::bytes() const {
+    const int64_t row_bytes =
+        (x_.words_per_row + x_.groups) * 4 + static_cast<int64_t>(sizeof(RowScale));
+    return padded(args_.num_rows * row_bytes, 64);
 }
 
-// Sums of a row's codes over each group.
-void group_sums(const Layout& layout, const uint32_t* words, int rows, float* to) {
-    const auto* codes = reinterpret_cast<const int8_t*>(words);
-    for (int64_t group = 0; group < layout.groups; ++group)
-        to[group * rows] = static_cast<float>(
-            sum_of(codes + group * layout.args.group_size, layout.args.group_size));
+void ActivationLayout::place(void* memory) {
+    x_.words = words_ = static_cast<uint32_t*>(memory);
+    x_.scales = scales_ =
+        reinterpret_cast<RowScale*>(words_ + args_.num_rows * x_.words_per_row);
+    x_.sums = sums_ = reinterpret_cast<float*>(scales_ + args_.num_rows);
 }
 
-void lay_out_block(const Layout& layout, int64_t block) {
+int64_t ActivationLayout::num_chunks() const {
+    const int64_t together = blocks_of_chunk(args_.num_inputs);
+    return (blocks_.count + together - 1) / together;
+}
+
+void ActivationLayout::fill(int64_t chunk) const {
+    const int64_t together = blocks_of_chunk(args_.num_inputs);
+    const int64_t end = std::min((chunk + 1) * together, blocks_.count);
+    for (int64_t block = chunk * together; block < end; ++block) fill_block(block);
+}
+
+void ActivationLayout::fill_block(int64_t block) const {
     thread_local Scratch memory;
-    const int64_t words_per_row = layout.words_per_row;
-    const int64_t values_bytes = padded(layout.args.num_inputs, 16) * 4;
+    const int64_t words_per_row = x_.words_per_row;
+    const int64_t values_bytes = padded(args_.num_inputs, 16) * 4;
     auto* values = memory.get<float>(static_cast<size_t>(values_bytes + words_per_row * 4));
     auto* single = reinterpret_cast<uint32_t*>(values + values_bytes / 4);
-    const int64_t begin = layout.blocks.begin(block);
-    const int rows = layout.blocks.rows(block);
-    uint32_t* to = layout.words + begin * words_per_row;
+    const int64_t begin = blocks_.begin(block);
+    const int rows = blocks_.rows(block);
+    uint32_t* to = words_ + begin * words_per_row;
     for (int row = 0; row < rows; ++row) {
         uint32_t* words = rows == 1 ? to : single;
-        words_of_row(layout, begin + row, values, words);
-        if (layout.groups != 0)
-            group_sums(layout, words, rows, layout.sums + begin * layout.groups + row);
+        words_of_row(begin + row, values, words);
+        if (x_.groups != 0) group_sums(words, rows, sums_ + begin * x_.groups + row);
         if (rows == 1) continue;
         for (int64_t word = 0; word < words_per_row; ++word) to[word * rows + row] = words[word];
     }
 }
 
-}  // namespace
+// One row's words, not yet interleaved with its block's; `values` has room for a row of float32.
+void ActivationLayout::words_of_row(int64_t row, float* values, uint32_t* words) const {
+    const int64_t padding = std::min<int64_t>(x_.words_per_row, 4);
+    for (int64_t word = 1; word <= padding; ++word) words[x_.words_per_row - word] = 0;
+    switch (method_->x) {
+        case XFormat::float32:
+            return read_row(args_, row, reinterpret_cast<float*>(words));
+        case XFormat::bfloat16_pairs: {
+            const auto* from = static_cast<const BFloat16*>(args_.x) + place_of(args_, row);
+            std::memcpy(words, from, static_cast<size_t>(args_.num_inputs) * sizeof *from);
+            return;
+        }
+        case XFormat::int8_quads:
+            return quantized_words(row, values, reinterpret_cast<int8_t*>(words));
+        case XFormat::int16_pairs:
+            return quantized_words(row, values, reinterpret_cast<int16_t*>(words));
+    }
+}
 
-Activations lay_out(const LinearArgs& args, const Method& method, const RowBlocks& blocks) {
-    thread_local Scratch memory;
-    const int64_t steps =
-        padded(args.num_inputs, inputs_per_step(method.weights)) / inputs_per_step(method.weights);
-    const int64_t words_per_row = steps * method.words_per_step;
-    const int64_t groups =
-        method.x == XFormat::int8_quads && method.weights == WeightFormat::int4
-            ? args.num_inputs / args.group_size
-            : 0;
-    const int64_t row_bytes =
-        words_per_row * 4 + static_cast<int64_t>(sizeof(RowScale)) + groups * 4;
-    auto* words = memory.get<uint32_t>(static_cast<size_t>(args.num_rows * row_bytes));
-    auto* scales = reinterpret_cast<RowScale*>(words + args.num_rows * words_per_row);
-    auto* sums = reinterpret_cast<float*>(scales + args.num_rows);
-    const Layout layout{args, method, blocks, words_per_row, groups, words, scales, sums};
-    const int64_t block_inputs = kMaxRows * args.num_inputs;
-    const int64_t together = block_inputs >= kChunkInputs ? 1 : kChunkInputs / block_inputs;
-    parallel_for((blocks.count + together - 1) / together, [&](int64_t chunk) {
-        const int64_t end = (chunk + 1) * together;
-        for (int64_t block = chunk * together; block < end && block < blocks.count; ++block)
-            lay_out_block(layout, block);
-    });
-    return {words, words_per_row, scales, sums, groups};
+template <class Code>
+void ActivationLayout::quantized_words(int64_t row, float* values, Code* codes) const {
+    const int64_t inputs = args_.num_inputs;
+    read_row(args_, row, values);
+    const float scale = quantize(values, inputs, codes);
+    scales_[row] = {scale, method_->weight_offset * sum_of(codes, inputs)};
+}
+
+// Sums of a row's codes over each group.
+void ActivationLayout::group_sums(const uint32_t* words, int rows, float* to) const {
+    const auto* codes = reinterpret_cast<const int8_t*>(words);
+    for (int64_t group = 0; group < x_.groups; ++group)
+        to[group * rows] =
+            static_cast<float>(sum_of(codes + group * args_.group_size, args_.group_size));
 }
 
 }  // namespace trunkline

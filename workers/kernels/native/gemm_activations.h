@@ -29,7 +29,33 @@ struct Activations {
     int64_t groups;
 };
 
-// Lays out args.x for a method. Held by the calling thread until its next call.
-Activations lay_out(const LinearArgs& args, const Method& method, const RowBlocks& blocks);
+// Lays out a product's x: first gets its memory, then fills it, chunk by chunk on any threads.
+class ActivationLayout {
+public:
+    ActivationLayout(const LinearArgs& args, const Method& method);
+
+    const RowBlocks& blocks() const { return blocks_; }
+    // Of the memory that `place` takes, which is aligned to a cache line.
+    int64_t bytes() const;
+    void place(void* memory);
+    int64_t num_chunks() const;
+    void fill(int64_t chunk) const;
+    const Activations& activations() const { return x_; }
+
+private:
+    void fill_block(int64_t block) const;
+    void words_of_row(int64_t row, float* values, uint32_t* words) const;
+    template <class Code>
+    void quantized_words(int64_t row, float* values, Code* codes) const;
+    void group_sums(const uint32_t* words, int rows, float* to) const;
+
+    LinearArgs args_;
+    const Method* method_;
+    RowBlocks blocks_;
+    Activations x_ = {};
+    uint32_t* words_ = nullptr;
+    RowScale* scales_ = nullptr;
+    float* sums_ = nullptr;
+};
 
 }  // namespace trunkline

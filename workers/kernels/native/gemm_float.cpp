@@ -74,17 +74,20 @@ constexpr Method kBFloat16 = direct<BFloat16Arithmetic>(WeightFormat::bfloat16);
 }  // namespace
 
 const Tiles kFloat32Tiles = tiles_of<Float32Arithmetic>;
+const Methods kFloat32Methods = {kFloat32, kFloat32};
+const Methods kBFloat16Methods = {kBFloat16, kBFloat16};
+const Methods kInt8Methods = {kInt8Few, kInt8Many};
 
 }  // namespace trunkline
 
 TRUNKLINE_KERNEL(linear_float32, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kFloat32, trunkline::kFloat32);
+    trunkline::multiply(*args, trunkline::kFloat32Methods);
 }
 
 TRUNKLINE_KERNEL(linear_bfloat16, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kBFloat16, trunkline::kBFloat16);
+    trunkline::multiply(*args, trunkline::kBFloat16Methods);
 }
 
 TRUNKLINE_KERNEL(linear_int8, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kInt8Few, trunkline::kInt8Many);
+    trunkline::multiply(*args, trunkline::kInt8Methods);
 }

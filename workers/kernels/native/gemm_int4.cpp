@@ -184,12 +184,16 @@ const Method kFloat32 = {
     WeightFormat::int4, XFormat::float32, 8, &kFloat32Tiles, expand_int4, 8};
 
 }  // namespace
+
+const Methods kInt4Methods = {kFloat32, kFloat32};
+const Methods kInt4Int8Methods = {kInt8, kInt8};
+
 }  // namespace trunkline
 
 TRUNKLINE_KERNEL(linear_int4, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kFloat32, trunkline::kFloat32);
+    trunkline::multiply(*args, trunkline::kInt4Methods);
 }
 
 TRUNKLINE_KERNEL(linear_int4_int8, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kInt8, trunkline::kInt8);
+    trunkline::multiply(*args, trunkline::kInt4Int8Methods);
 }

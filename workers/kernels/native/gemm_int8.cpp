@@ -89,8 +89,11 @@ constexpr Method kMany = {WeightFormat::int8, XFormat::int16_pairs, 2, &tiles_of
 #endif
 
 }  // namespace
+
+const Methods kInt8Int8Methods = {kFew, kMany};
+
 }  // namespace trunkline
 
 TRUNKLINE_KERNEL(linear_int8_int8, trunkline::LinearArgs) {
-    trunkline::multiply(*args, trunkline::kFew, trunkline::kMany);
+    trunkline::multiply(*args, trunkline::kInt8Int8Methods);
 }
