@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import torch
 
-_CPU_SHARE = 0.25
+CPU_SHARE = 0.25
 _CUDA_SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -16,7 +16,7 @@ def free_bytes(device: torch.device, cpu_share: float | None) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CUDA_SHARE)
     return int(
-        min(psutil.virtual_memory().available, cgroup_free_bytes()) * (cpu_share or _CPU_SHARE)
+        min(psutil.virtual_memory().available, cgroup_free_bytes()) * (cpu_share or CPU_SHARE)
     )
 
 

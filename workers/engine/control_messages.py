@@ -1,0 +1,105 @@
+"""What leader and ranks tell each other over the control channel, as JSON."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from cluster.settings import EngineSettings
+
+
+class Message(BaseModel):
+    """Of whatever kind; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Challenge(Message):
+    """From the leader, first of all: what a rank has to sign to be let in."""
+
+    kind: Literal["challenge"] = "challenge"
+    nonce: str
+
+
+class Hello(Message):
+    """From a rank: who it is, and where."""
+
+    kind: Literal["hello"] = "hello"
+    rank: int
+    pid: int
+    node: str
+    """Address of its machine; ranks of the same one share memory."""
+    num_cpus: int = Field(ge=1)
+    """Cores that its process may use."""
+    proof: str
+    """That it knows the gang's token, see workers.engine.control_hello."""
+
+
+class Setup(Message):
+    """To a rank: all that it needs to load its share and to reach the other ranks."""
+
+    kind: Literal["setup"] = "setup"
+    model_dir: str
+    settings: EngineSettings
+    """With the threads and the share of memory of this one rank."""
+    nodes: list[str]
+    """Address of each rank's machine."""
+    store: str
+    """host:port of the leader's TCPStore, where ranks meet that share no memory."""
+    plans: str | None
+    """Path of the ring that plans come by; None has them come over this channel."""
+    reader: int
+    """Which of the ring's readers this rank is."""
+
+
+class Progress(Message):
+    """From a rank that is loading."""
+
+    kind: Literal["progress"] = "progress"
+    done: int
+    total: int
+
+
+class Loaded(Message):
+    """From a rank that has loaded its share."""
+
+    kind: Literal["loaded"] = "loaded"
+    num_blocks: int
+    """That its memory has room for."""
+
+
+class Start(Message):
+    """To a rank: make the cache, then follow plans."""
+
+    kind: Literal["start"] = "start"
+    num_blocks: int
+    """On all ranks."""
+
+
+class Failed(Message):
+    """From a rank, its last word."""
+
+    kind: Literal["failed"] = "failed"
+    error: str
+    """One line."""
+
+
+class Dump(Message):
+    """To a rank: write to the log what all threads are doing."""
+
+    kind: Literal["dump"] = "dump"
+
+
+class Stop(Message):
+    """To a rank: leave."""
+
+    kind: Literal["stop"] = "stop"
+
+
+AnyMessage = Challenge | Hello | Setup | Progress | Loaded | Start | Failed | Dump | Stop
+
+_ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="kind")])
+
+
+def parse(text: bytes) -> AnyMessage:
+    """The message in a frame. Raises pydantic.ValidationError (a ValueError)."""
+    return _ADAPTER.validate_json(text)

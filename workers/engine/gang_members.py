@@ -1,0 +1,102 @@
+"""The ranks of a gang as its leader knows them: they come, load, and may be lost."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+import structlog
+
+from workers.engine.control import Channel, ChannelLost
+from workers.engine.control_hello import receive_hello
+from workers.engine.control_messages import Hello
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 0.1
+
+
+class Member:
+    """One rank besides the leader."""
+
+    def __init__(self, hello: Hello, channel: Channel) -> None:
+        self.hello = hello
+        self.channel = channel
+        self.progress = (0, 0)
+        """Layers loaded, layers in all."""
+        self.num_blocks: int | None = None
+        """KV blocks that it has room for, once it has loaded."""
+
+    def __str__(self) -> str:
+        return f"rank {self.hello.rank} (process {self.hello.pid} on {self.hello.node})"
+
+
+class Door:
+    """Where the ranks of one gang come in, each of them once."""
+
+    def __init__(self, node: str, token: str, world_size: int) -> None:
+        """Listens at a free port of the address `node`. Raises OSError."""
+        self._token = token
+        self._expected = set(range(1, world_size))
+        self._listener = socket.create_server((node, 0))
+        self._listener.settimeout(_POLL_S)
+        self._lock = threading.Lock()
+        self._members: dict[int, Member] = {}
+        self._greeting: list[threading.Thread] = []
+
+    @property
+    def address(self) -> str:
+        """host:port"""
+        host, port = self._listener.getsockname()
+        return f"{host}:{port}"
+
+    def wait(self, limit_s: float, check: Callable[[], None]) -> list[Member]:
+        """All ranks but the leader, in order.
+
+        Raises TimeoutError naming those that have not come in time, and what `check`, which is
+        called again and again, raises.
+        """
+        end = monotonic() + limit_s
+        while missing := self._missing():
+            if monotonic() > end:
+                names = ", ".join(map(str, sorted(missing)))
+                raise TimeoutError(f"ranks {names} did not come within {limit_s:g} s")
+            check()
+            with suppress(TimeoutError):
+                self._greet_apart(self._listener.accept()[0])
+        return [self._members[rank] for rank in sorted(self._members)]
+
+    def close(self) -> None:
+        """Let nobody in any more; what has come in stays."""
+        self._listener.close()
+        for thread in self._greeting:
+            thread.join()
+
+    def turn_out(self) -> None:
+        """Close, and end the connections of all that have come in."""
+        self.close()
+        for member in self._members.values():
+            member.channel.close()
+
+    def _missing(self) -> set[int]:
+        with self._lock:
+            return self._expected - set(self._members)
+
+    def _greet_apart(self, connection: socket.socket) -> None:
+        """On a thread: strangers who say nothing must keep nobody waiting."""
+        thread = threading.Thread(target=self._greet, args=(connection,), daemon=True)
+        self._greeting = [thread, *(t for t in self._greeting if t.is_alive())]
+        thread.start()
+
+    def _greet(self, connection: socket.socket) -> None:
+        channel = Channel(connection)
+        try:
+            member = Member(receive_hello(channel, self._token), channel)
+            with self._lock:
+                if member.hello.rank not in self._expected - set(self._members):
+                    raise ChannelLost(f"{member} is not expected, or has come before")
+                self._members[member.hello.rank] = member
+        except ChannelLost as lost:
+            log.warning("a connection to the gang was refused", reason=str(lost))
+            channel.close()
