@@ -23,13 +23,13 @@ class LogitReader:
         self._model = model
         self._block_size = settings.block_size
         self._cache = KVCache.allocate(
-            model.config,
+            model.shape,
             num_blocks + 1,
             settings.block_size,
             cache_dtype(model, settings),
             model.device,
         )
-        self._workspace = Workspace.allocate(model.config, CHUNK_TOKENS, model.dtype, model.device)
+        self._workspace = Workspace.allocate(model.shape, CHUNK_TOKENS, model.dtype, model.device)
         self._blocks = list(range(1, num_blocks + 1))
 
     def read(self, token_ids: Sequence[int]) -> Iterator[torch.Tensor]:

@@ -16,7 +16,7 @@ class Driver:
         self._model = model
         self._block_size = block_size
         self._cache = KVCache.allocate(
-            model.config, num_blocks + 1, block_size, model.dtype, model.device
+            model.shape, num_blocks + 1, block_size, model.dtype, model.device
         )
         generator = torch.Generator().manual_seed(3)
         self._table = (torch.randperm(num_blocks, generator=generator) + 1).tolist()
@@ -37,7 +37,7 @@ class Driver:
         )
         plan = self._model.prepare(metadata)
         workspace = Workspace.allocate(
-            self._model.config, len(token_ids), self._model.dtype, self._model.device
+            self._model.shape, len(token_ids), self._model.dtype, self._model.device
         )
         hidden = self._model.forward(
             torch.tensor(token_ids), positions, self._cache, plan, workspace

@@ -14,7 +14,7 @@ def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) 
     Raises ValueError if there is no room for a single one.
     """
     dtype = cache_dtype(model, settings)
-    block_bytes = KVCache.bytes_per_block(model.config, settings.block_size, dtype)
+    block_bytes = KVCache.bytes_per_block(model.shape, settings.block_size, dtype)
     budget = settings.kv_cache_bytes or free_bytes(model.device, settings.cpu_memory_share)
     if budget < block_bytes:
         raise ValueError(

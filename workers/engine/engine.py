@@ -62,7 +62,11 @@ class Engine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
         )
         cache = KVCache.allocate(
-            config, num_blocks, block_size, cache_dtype(self.model, settings), self.model.device
+            self.model.shape,
+            num_blocks,
+            block_size,
+            cache_dtype(self.model, settings),
+            self.model.device,
         )
         self._runner = ModelRunner(
             self.model,

@@ -58,7 +58,7 @@ class ModelRunner:
         self._cache = cache
         self._inputs = StepInputs(max_num_tokens, block_size, model.device)
         self._workspace = Workspace.allocate(
-            model.config, self._inputs.max_rows, model.dtype, model.device
+            model.shape, self._inputs.max_rows, model.dtype, model.device
         )
         self._recorder = Recorder(model.library)
         self._logits = torch.empty(0, model.config.vocab_size, device=model.device)

@@ -38,6 +38,18 @@ class _GatherRows(ctypes.Structure):
         ("out", ctypes.c_void_p),
         ("num_rows", ctypes.c_int64),
         ("row_bytes", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("table_rows", ctypes.c_int64),
+    )
+
+
+class _AddRows(ctypes.Structure):
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
     )
 
 
@@ -63,11 +75,27 @@ class CpuRowKernels:
         self._add_rms_norm = library.kernel("add_rms_norm", _AddRmsNorm)
         self._silu_mul = library.kernel("silu_mul", _SiluMul)
         self._gather_rows = library.kernel("gather_rows", _GatherRows)
+        self._add_rows = library.kernel("add_rows", _AddRows)
         self._are_finite = library.kernel("are_finite", _AreFinite)
 
-    def embed(self, token_ids: torch.Tensor, table: torch.Tensor, out: torch.Tensor) -> None:
-        """out [T, H] = the rows of table [V, H] that int64 token_ids [T] name."""
-        self.gather_rows(table, token_ids, out)
+    def embed(
+        self,
+        token_ids: torch.Tensor,
+        table: torch.Tensor,
+        out: torch.Tensor,
+        first_id: int | None = None,
+    ) -> None:
+        """See RowKernels."""
+        self.gather_rows(table, token_ids, out, first_id or 0)
+
+    def add(self, residual: torch.Tensor, delta: torch.Tensor) -> None:
+        """See RowKernels."""
+        num_rows, width = matrix_shape("residual", residual)
+        check_tensor("delta", delta, residual.dtype, (num_rows, width))
+        args = _AddRows(
+            residual.data_ptr(), delta.data_ptr(), num_rows, width, dtype_code(residual.dtype)
+        )
+        self._add_rows(args, residual, delta)
 
     def add_rms_norm(
         self,
@@ -104,16 +132,24 @@ class CpuRowKernels:
         )
         self._silu_mul(args, gate_up, out)
 
-    def gather_rows(self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        """out [R, H] = the rows of x [T, H] that int64 rows [R] name, all of them in 0 .. T - 1.
+    def gather_rows(
+        self, x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor, first_row: int = 0
+    ) -> None:
+        """out [R, H] = the rows of x [T, H] that int64 rows [R] name.
 
-        These are not checked: they may change between plays of a program.
+        x holds the rows from number `first_row` on; for others the result is zeros.
         """
-        _, width = matrix_shape("x", x)
+        num_rows, width = matrix_shape("x", x)
         check_tensor("rows", rows, torch.int64, (len(out),))
         check_tensor("out", out, x.dtype, (len(rows), width))
         args = _GatherRows(
-            x.data_ptr(), rows.data_ptr(), out.data_ptr(), len(rows), width * x.itemsize
+            x.data_ptr(),
+            rows.data_ptr(),
+            out.data_ptr(),
+            len(rows),
+            width * x.itemsize,
+            first_row,
+            num_rows,
         )
         self._gather_rows(args, x, rows, out)
 

@@ -13,8 +13,21 @@ from workers.kernels.rms_norm import rms_norm
 class RowKernels(Protocol):
     """What a step does to rows outside of matrix products and attention."""
 
-    def embed(self, token_ids: torch.Tensor, table: torch.Tensor, out: torch.Tensor) -> None:
-        """out [T, H] = the rows of table [V, H] that int64 token_ids [T] name."""
+    def embed(
+        self,
+        token_ids: torch.Tensor,
+        table: torch.Tensor,
+        out: torch.Tensor,
+        first_id: int | None = None,
+    ) -> None:
+        """out [T, H] = the rows of table [V, H] that int64 token_ids [T] name.
+
+        With `first_id`, the table holds the ids from that one on, and for others the result is
+        zeros; without, it holds all of them.
+        """
+
+    def add(self, residual: torch.Tensor, delta: torch.Tensor) -> None:
+        """Add delta to residual in place, both [T, H]."""
 
     def add_rms_norm(
         self,
@@ -33,9 +46,25 @@ class RowKernels(Protocol):
 class TorchRowKernels:
     """The reference, for any device."""
 
-    def embed(self, token_ids: torch.Tensor, table: torch.Tensor, out: torch.Tensor) -> None:
+    def embed(
+        self,
+        token_ids: torch.Tensor,
+        table: torch.Tensor,
+        out: torch.Tensor,
+        first_id: int | None = None,
+    ) -> None:
         """See RowKernels."""
-        out.copy_(F.embedding(token_ids, table))
+        if first_id is None:
+            out.copy_(F.embedding(token_ids, table))
+            return
+        rows = token_ids - first_id
+        inside = (rows >= 0) & (rows < len(table))
+        embedded = F.embedding(rows.where(inside, 0), table)
+        out.copy_(embedded.where(inside.unsqueeze(1), 0))
+
+    def add(self, residual: torch.Tensor, delta: torch.Tensor) -> None:
+        """See RowKernels."""
+        residual.add_(delta)
 
     def add_rms_norm(
         self,

@@ -7,10 +7,11 @@ import torch
 from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import AttentionPlan
 from workers.layers.kv_cache import LayerCache
-from workers.layers.mlp import GatedMlp
+from workers.layers.mlp import FeedForward
 from workers.layers.rotary import Rotation
 from workers.layers.self_attention import SelfAttention
 from workers.layers.workspace import Workspace
+from workers.parallel.group import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class DecoderLayer:
     """Norm, attention, norm, feed-forward.
 
     What a layer adds to the residual stream is handed on and added by the next norm, so that
-    one kernel can do both.
+    one kernel can do both. Each of its two parts ends with a sum over the ranks that divide it.
     """
 
     input_norm: torch.Tensor
@@ -26,9 +27,16 @@ class DecoderLayer:
     attention: SelfAttention
     post_attention_norm: torch.Tensor
     """[hidden_size]"""
-    mlp: GatedMlp
+    mlp: FeedForward
     eps: float
     rows: RowKernels
+    dense: Group
+    """The ranks that hold the other parts of this layer."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether our own CPU kernels do all of it but attention."""
+        return self.attention.is_native and self.mlp.is_native
 
     def __call__(
         self,
@@ -50,5 +58,8 @@ class DecoderLayer:
         residual, normed = workspace.residual, workspace.normed
         self.rows.add_rms_norm(residual, delta, self.input_norm, self.eps, normed)
         attended = self.attention(normed, rotation, cache, plan, workspace)
+        self.dense.all_reduce(attended)
         self.rows.add_rms_norm(residual, attended, self.post_attention_norm, self.eps, normed)
-        return self.mlp(normed, workspace)
+        added = self.mlp(normed, workspace)
+        self.dense.all_reduce(added)
+        return added

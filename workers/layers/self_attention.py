@@ -6,7 +6,7 @@ import torch
 
 from workers.layers.attention import AttentionPlan, HeadNorm
 from workers.layers.kv_cache import LayerCache
-from workers.layers.linear import Linear
+from workers.layers.linear import Linear, NativeLinear
 from workers.layers.rotary import Rotation
 from workers.layers.workspace import Workspace
 
@@ -25,6 +25,11 @@ class SelfAttention:
     window: int | None
     """Sliding window in tokens; None sees everything."""
 
+    @property
+    def is_native(self) -> bool:
+        """Whether our own CPU kernels do the projections."""
+        return isinstance(self.qkv, NativeLinear) and isinstance(self.output, NativeLinear)
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -33,7 +38,10 @@ class SelfAttention:
         plan: AttentionPlan,
         workspace: Workspace,
     ) -> torch.Tensor:
-        """[T, hidden_size] to workspace.delta; writes the step's keys and values to the cache."""
+        """[T, hidden_size] to workspace.delta: this rank's summand of the result.
+
+        Writes the step's keys and values to the cache.
+        """
         qkv = self.qkv(x, workspace.qkv)
         plan.forward(
             qkv.view(x.shape[0], -1, self.head_dim),

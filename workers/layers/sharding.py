@@ -28,3 +28,19 @@ class Shard:
         if size % self.world_size:
             raise ValueError(f"{size} does not divide evenly among {self.world_size} ranks")
         return size // self.world_size
+
+    def ragged_part(self, size: int) -> slice:
+        """This rank's part of `size` where the last ranks may hold less than the others."""
+        length = -(-size // self.world_size)
+        return slice(min(self.rank * length, size), min((self.rank + 1) * length, size))
+
+    def kv_heads(self, num_kv_heads: int) -> slice:
+        """The key/value heads that this rank's equal part of the query heads attends to.
+
+        Where ranks are more than heads, several hold the same head. Raises ValueError if neither
+        number divides the other.
+        """
+        if self.world_size <= num_kv_heads or self.world_size % num_kv_heads:
+            return self.part(num_kv_heads)
+        head = self.rank * num_kv_heads // self.world_size
+        return slice(head, head + 1)

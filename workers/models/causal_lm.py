@@ -14,23 +14,32 @@ from workers.layers.native_attention import NativeAttention
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
+from workers.models.rank_shape import RankShape
+from workers.parallel.group import Group
 
 
 @dataclass(frozen=True, slots=True)
 class CausalLM:
-    """Embedding, decoder layers, final norm and head. Call it within torch.inference_mode."""
+    """One rank's share of embedding, decoder layers, final norm and head.
+
+    Call it within torch.inference_mode.
+    """
 
     config: ModelConfig
+    """Of the whole model."""
+    shape: RankShape
+    """Of what this rank holds."""
     dtype: torch.dtype
     """Of weights, hidden states and cache."""
     device: torch.device
-    embedding: torch.Tensor
-    """[vocab_size, hidden_size]"""
+    embedding: torch.Tensor | None
+    """[shape.num_vocab, hidden_size]: the rows of the ids shape.vocab; only in the first stage."""
     layers: list[DecoderLayer]
-    final_norm: torch.Tensor
-    """[hidden_size]"""
-    head: Linear
-    """hidden_size to vocab_size."""
+    """Those of shape.layers."""
+    final_norm: torch.Tensor | None
+    """[hidden_size]; only in the last stage."""
+    head: Linear | None
+    """hidden_size to shape.num_vocab, the logits of the ids shape.vocab; only in the last stage."""
     rotary: RotaryEmbedding
     backend: AttentionBackend
     rows: RowKernels
@@ -38,20 +47,21 @@ class CausalLM:
     """The CPU kernels that the layers are made of, if they are."""
     weight_bytes: int
     """Of all weights as they are kept, embedding and norms included."""
+    dense: Group
+    """The ranks that hold the other parts of the same layers."""
 
     @property
     def is_native(self) -> bool:
         """Whether our own CPU kernels do all of a step."""
-        linears = [self.head]
-        for layer in self.layers:
-            linears += (layer.attention.qkv, layer.attention.output)
-            linears += (layer.mlp.gated, layer.mlp.down)
-        is_native = all(isinstance(linear, NativeLinear) for linear in linears)
-        return is_native and isinstance(self.backend, NativeAttention)
+        return (
+            (self.head is None or isinstance(self.head, NativeLinear))
+            and all(layer.is_native for layer in self.layers)
+            and isinstance(self.backend, NativeAttention)
+        )
 
     def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
         """Plan one step's attention, for `forward`."""
-        return self.backend.prepare(metadata, set(self.config.windows), self.dtype, self.device)
+        return self.backend.prepare(metadata, self.shape.windows, self.dtype, self.device)
 
     def forward(
         self,
@@ -68,21 +78,39 @@ class CausalLM:
             positions: int64 [T], each row's place in its sequence.
             cache: Holds what came before; takes this step's keys and values.
             plan: Of the same batch.
-            workspace: Of T rows.
+            workspace: Of T rows. In a stage that does not embed, its residual holds what the
+                stage before returned.
 
         Returns:
-            Hidden states after the final norm, [T, hidden_size]: workspace.normed.
+            [T, hidden_size]: in the last stage hidden states after the final norm, which are
+            workspace.normed; in others workspace.residual, for the next stage.
         """
         rotation = self.rotary.rotation(positions)
-        self.rows.embed(token_ids, self.embedding, workspace.residual)
+        self._embed(token_ids, workspace.residual)
         delta = None
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             delta = layer(delta, rotation, layer_cache, plan, workspace)
+        if self.final_norm is None:
+            self.rows.add(workspace.residual, workspace.delta)
+            return workspace.residual
         self.rows.add_rms_norm(
             workspace.residual, delta, self.final_norm, self.config.rms_norm_eps, workspace.normed
         )
         return workspace.normed
 
+    def _embed(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
+        if self.embedding is None:
+            return
+        if self.dense.size == 1:
+            self.rows.embed(token_ids, self.embedding, out)
+            return
+        self.rows.embed(token_ids, self.embedding, out, self.shape.vocab.start)
+        self.dense.all_reduce(out)
+
     def logits(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Of hidden states [R, hidden_size]: float32 [R, vocab_size], which is `out`."""
+        """Of hidden states [R, hidden_size]: float32 [R, shape.num_vocab], which is `out`.
+
+        Only in the last stage. Each rank of a dense group has the logits of the ids shape.vocab.
+        """
+        assert self.head is not None, "only the last stage computes logits"
         return self.head(hidden, out)

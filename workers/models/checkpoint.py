@@ -64,6 +64,10 @@ class Checkpoint:
         """Names of the tensors that nothing has asked for, sorted."""
         return sorted(self._unread)
 
+    def pass_over(self, prefix: str) -> None:
+        """Take the tensors whose names begin so as asked for: other ranks read them."""
+        self._unread = {name for name in self._unread if not name.startswith(prefix)}
+
     def is_zero_bias(self, name: str) -> bool:
         """Whether a tensor is named as a bias and holds nothing but zeros."""
         return name.endswith(".bias") and not bool(self._files[name].get_tensor(name).any())

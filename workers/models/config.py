@@ -49,6 +49,11 @@ class ModelConfig:
         return self.layer.windows
 
     @property
+    def has_dense_layers(self) -> bool:
+        """Whether any layer has a feed-forward part without experts."""
+        return self.layer.experts is None or not all(self.layer.experts.sparse_layers)
+
+    @property
     def max_sequence_len(self) -> int:
         """Tokens of the longest sequence, prompt and output together."""
         return stretched_length(self.rope, self.max_position_embeddings)

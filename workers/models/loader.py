@@ -7,22 +7,24 @@ from pathlib import Path
 import torch
 
 from workers.kernels.library import Library, load_library
-from workers.kernels.row_kernels import RowKernels, row_kernels
-from workers.layers.attention import AttentionBackend, AttentionShape, HeadNorm
+from workers.kernels.row_kernels import row_kernels
+from workers.layers.attention import AttentionBackend, AttentionShape
 from workers.layers.attention_registry import attention_backend
-from workers.layers.decoder_layer import DecoderLayer
-from workers.layers.linear import multiplies_by_onednn
-from workers.layers.mlp import GatedMlp
+from workers.layers.linear import Linear, multiplies_by_onednn
 from workers.layers.rotary import RotaryEmbedding
-from workers.layers.self_attention import SelfAttention
-from workers.layers.sharding import Shard
 from workers.models.causal_lm import CausalLM
 from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError
+from workers.models.fit import check_layout
+from workers.models.layer_builder import LayerBuilder
 from workers.models.packed_cache import PackedCache, packed_cache
-from workers.models.weights import Weights
+from workers.models.rank_shape import RankShape, dense_shard, rank_shape
+from workers.models.weights import Outputs, Weights
+from workers.parallel.group import Ranks, solo_ranks
 from workers.quantization.plan import HEAD, QuantizationPlan
+
+_EMBEDDING, _FINAL_NORM = "model.embed_tokens.weight", "model.norm.weight"
 
 
 def load_model(
@@ -35,8 +37,9 @@ def load_model(
     packed_cache_bytes: int = 0,
     *,
     deterministic: bool = False,
+    ranks: Ranks | None = None,
 ) -> CausalLM:
-    """Load config.json and the safetensors beside it.
+    """Load config.json and, from the safetensors beside it, one rank's share.
 
     Weights are mapped, and read one layer at a time: apart from what is kept, there is never
     more in memory than one layer's tensors.
@@ -47,33 +50,44 @@ def load_model(
             bfloat16 is made.
         device: Where the model will run.
         attention: A name in ATTENTION_BACKENDS, or auto.
-        progress: Told (layers loaded, layers in all) after each layer.
+        progress: Told (layers loaded, this rank's layers in all) after each layer.
         plan: How to quantize linear layers that are not stored quantized; None leaves them.
         packed_cache_bytes: Disk for packed weights, for the next start; 0 keeps none.
         deterministic: Whether a token's logits must not depend on what is computed beside it.
+        ranks: This rank among those that the model is divided among; None for it alone.
 
     Raises:
+        UnsupportedLayoutError: The model cannot be divided so.
         UnsupportedModelError: The model asks for something that is not implemented.
         CheckpointError: A file or tensor is missing, unexpected or of the wrong shape.
         UnknownChoiceError: There is no such attention backend.
         ValueError: The plan or the attention backend does not fit the model.
     """
-    config = ModelConfig.read(path)
+    config, ranks = ModelConfig.read(path), ranks or solo_ranks()
+    check_layout(config, ranks.layout)
     plan = plan or QuantizationPlan()
     plan.check_overrides(_linear_modules(config))
     device = torch.device(device)
     dtype = dtype or _served_dtype(config, device)
-    shape = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
-    backend = attention_backend(attention, shape, dtype, device, deterministic=deterministic)
+    shape = rank_shape(config, ranks.layout, ranks.place)
+    heads = AttentionShape(shape.num_heads, shape.num_kv_heads, shape.head_dim)
+    backend = attention_backend(attention, heads, dtype, device, deterministic=deterministic)
     library = load_library() if device.type == "cpu" else None
     with Checkpoint(path) as checkpoint:
         weights = Weights(
-            checkpoint, Shard(), dtype, device, config.quantized, plan, deterministic=deterministic
+            checkpoint,
+            dense_shard(ranks.layout, ranks.place),
+            dtype,
+            device,
+            config.quantized,
+            plan,
+            deterministic=deterministic,
         )
         if library is not None and packed_cache_bytes:
-            weights.cache = _cache_of(path, weights, packed_cache_bytes)
-        model = _model(weights, config, backend, library, progress)
+            weights.cache = _cache_of(path, weights, ranks, packed_cache_bytes)
+        model = _model(weights, config, shape, ranks, backend, library, progress)
         if weights.cache is None or not weights.cache.is_found:
+            _pass_over_other_stages(checkpoint, config, shape, ranks)
             _refuse_leftovers(checkpoint, config)
     if weights.cache is not None:
         weights.cache.save()
@@ -83,26 +97,29 @@ def load_model(
 def _model(
     weights: Weights,
     config: ModelConfig,
+    shape: RankShape,
+    ranks: Ranks,
     backend: AttentionBackend,
     library: Library | None,
     progress: Callable[[int, int], None] | None,
 ) -> CausalLM:
     rows = row_kernels(library)
-    embedding = weights.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
-    layers = []
-    for index in range(config.num_layers):
-        layers.append(_decoder_layer(weights, config, index, rows))
+    embedding = _embedding(weights, config, shape, ranks)
+    builder, layers = LayerBuilder(weights, config, shape, ranks, rows), []
+    for index in shape.layers:
+        layers.append(builder.layer(index))
         if progress is not None:
-            progress(index + 1, config.num_layers)
-    dtype, device = weights.dtype, weights.device
+            progress(len(layers), shape.num_layers)
+    dtype, device, is_last = weights.dtype, weights.device, ranks.is_last_stage
     return CausalLM(
         config=config,
+        shape=shape,
         dtype=dtype,
         device=device,
-        embedding=embedding,
+        embedding=embedding if ranks.is_first_stage else None,
         layers=layers,
-        final_norm=weights.tensor("model.norm.weight", (config.hidden_size,)),
-        head=weights.head(embedding, tied=config.tie_word_embeddings),
+        final_norm=weights.tensor(_FINAL_NORM, (config.hidden_size,)) if is_last else None,
+        head=_head(weights, config, shape, embedding) if is_last else None,
         rotary=RotaryEmbedding(
             config.rope, config.head_dim, config.max_sequence_len, dtype, device
         ),
@@ -110,14 +127,35 @@ def _model(
         rows=rows,
         library=library,
         weight_bytes=weights.num_bytes,
+        dense=ranks.dense,
     )
 
 
-def _cache_of(path: Path, weights: Weights, max_bytes: int) -> PackedCache | None:
+def _embedding(
+    weights: Weights, config: ModelConfig, shape: RankShape, ranks: Ranks
+) -> torch.Tensor | None:
+    """This rank's rows, where it embeds or has a head that is tied to them."""
+    if ranks.is_first_stage or (ranks.is_last_stage and config.tie_word_embeddings):
+        return weights.rows(_EMBEDDING, (config.vocab_size, config.hidden_size), shape.vocab)
+    return None
+
+
+def _head(
+    weights: Weights, config: ModelConfig, shape: RankShape, embedding: torch.Tensor | None
+) -> Linear:
+    if config.tie_word_embeddings and embedding is not None:
+        return weights.tied_head(embedding)
+    return weights.head(Outputs(config.vocab_size, shape.vocab), config.hidden_size)
+
+
+def _cache_of(path: Path, weights: Weights, ranks: Ranks, max_bytes: int) -> PackedCache | None:
+    layout, place = ranks.layout, ranks.place
     served_as = {
         "dtype": str(weights.dtype),
         "plan": asdict(weights.plan),
-        "shard": asdict(weights.shard),
+        # Ranks that differ in their part of the sequence only hold the same weights.
+        "layout": (layout.tensor, layout.pipeline, layout.expert),
+        "place": (place.tensor, place.stage, place.expert),
         "onednn": multiplies_by_onednn(weights.dtype, deterministic=weights.deterministic),
     }
     return packed_cache(path, weights.checkpoint.files, served_as, max_bytes)
@@ -139,55 +177,17 @@ def _linear_modules(config: ModelConfig) -> list[str]:
     return [*layers, HEAD]
 
 
-def _decoder_layer(
-    weights: Weights, config: ModelConfig, index: int, rows: RowKernels
-) -> DecoderLayer:
-    prefix = f"model.layers.{index}"
-    hidden, inner = config.hidden_size, config.intermediate_size
-    bias = config.layer.mlp_bias
-    return DecoderLayer(
-        input_norm=weights.tensor(f"{prefix}.input_layernorm.weight", (hidden,)),
-        attention=_attention(weights, config, index),
-        post_attention_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        mlp=GatedMlp(
-            gated=weights.gated(
-                f"{prefix}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, bias=bias
-            ),
-            down=weights.row_parallel(f"{prefix}.mlp.down_proj", inner, hidden, bias=bias),
-        ),
-        eps=config.rms_norm_eps,
-        rows=rows,
-    )
-
-
-def _attention(weights: Weights, config: ModelConfig, index: int) -> SelfAttention:
-    prefix = f"model.layers.{index}.self_attn"
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return SelfAttention(
-        qkv=weights.column_parallel(
-            prefix,
-            {"q_proj": queries, "k_proj": keys, "v_proj": keys},
-            config.hidden_size,
-            bias=config.layer.qkv_bias,
-        ),
-        output=weights.row_parallel(
-            f"{prefix}.o_proj", queries, config.hidden_size, bias=config.layer.output_bias
-        ),
-        head_norm=_head_norm(weights, config, prefix) if config.layer.qk_norm else None,
-        num_heads=weights.shard.count(config.num_heads),
-        num_kv_heads=weights.shard.count(config.num_kv_heads),
-        head_dim=config.head_dim,
-        window=config.windows[index],
-    )
-
-
-def _head_norm(weights: Weights, config: ModelConfig, prefix: str) -> HeadNorm:
-    query = weights.tensor(f"{prefix}.q_norm.weight", (config.head_dim,))
-    key = weights.tensor(f"{prefix}.k_norm.weight", (config.head_dim,))
-    num_queries = weights.shard.count(config.num_heads)
-    num_keys = weights.shard.count(config.num_kv_heads)
-    rows = torch.cat((query.expand(num_queries, -1), key.expand(num_keys, -1)))
-    return HeadNorm(rows, config.rms_norm_eps)
+def _pass_over_other_stages(
+    checkpoint: Checkpoint, config: ModelConfig, shape: RankShape, ranks: Ranks
+) -> None:
+    for index in range(config.num_layers):
+        if index not in shape.layers:
+            checkpoint.pass_over(f"model.layers.{index}.")
+    if not ranks.is_first_stage:
+        checkpoint.pass_over(_EMBEDDING)
+    if not ranks.is_last_stage:
+        checkpoint.pass_over(_FINAL_NORM)
+        checkpoint.pass_over(f"{HEAD}.")
 
 
 def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:

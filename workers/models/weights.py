@@ -26,6 +26,15 @@ from workers.quantization.served_form import served_form
 Weight = torch.Tensor | QuantizedWeight
 
 
+class Outputs(NamedTuple):
+    """The output features of one linear module."""
+
+    size: int
+    """Of the whole module."""
+    part: slice
+    """Those that this rank holds."""
+
+
 class _Module(NamedTuple):
     """One rank's part of one linear module."""
 
@@ -58,14 +67,23 @@ class Weights:
         """A tensor that every rank holds whole."""
         return self._plain(name, shape, ())
 
+    def rows(self, name: str, shape: tuple[int, ...], part: slice) -> torch.Tensor:
+        """Some rows of a tensor."""
+        is_whole = part == slice(0, shape[0])
+        return self._plain(name, shape, () if is_whole else (part,))
+
+    def outputs(self, size: int) -> Outputs:
+        """This rank's equal part of a module's output features."""
+        return Outputs(size, self.shard.part(size))
+
     def column_parallel(
-        self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
+        self, prefix: str, outputs: Mapping[str, Outputs], num_inputs: int, *, bias: bool
     ) -> Linear:
         """One layer out of several that share an input, each cut along its output features.
 
         Args:
             prefix: Of the tensors' names.
-            outputs: The layers' names and whole output sizes, in the order of the result.
+            outputs: Of each layer by its name, in the order of the result.
             num_inputs: Input features.
             bias: Whether the layers have biases.
         """
@@ -79,7 +97,7 @@ class Weights:
         return self._layer(prefix, make)
 
     def gated(
-        self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
+        self, prefix: str, outputs: Mapping[str, Outputs], num_inputs: int, *, bias: bool
     ) -> Linear:
         """Like `column_parallel` of a gate and what it gates, their activation included."""
 
@@ -92,11 +110,10 @@ class Weights:
         return self._layer(prefix, make)
 
     def _modules(
-        self, prefix: str, outputs: Mapping[str, int], num_inputs: int, *, bias: bool
+        self, prefix: str, outputs: Mapping[str, Outputs], num_inputs: int, *, bias: bool
     ) -> list[_Module]:
         modules = []
-        for name, size in outputs.items():
-            rows = self.shard.part(size)
+        for name, (size, rows) in outputs.items():
             part = WeightPart(f"{prefix}.{name}", (size, num_inputs), rows, slice(0, num_inputs))
             bias_part = self._plain(f"{part.module}.bias", (size,), (rows,)) if bias else None
             modules.append(_Module(self._weight(part), bias_part))
@@ -112,6 +129,8 @@ class Weights:
             columns = self.shard.part(num_inputs)
             part = WeightPart(prefix, (num_outputs, num_inputs), slice(0, num_outputs), columns)
             has_bias = bias and self.shard.rank == 0
+            if bias and not has_bias:
+                self.checkpoint.pass_over(f"{prefix}.bias")
             return make_linear(
                 self._weight(part),
                 self._plain(f"{prefix}.bias", (num_outputs,), ()) if has_bias else None,
@@ -120,22 +139,21 @@ class Weights:
 
         return self._layer(prefix, make)
 
-    def head(self, embedding: torch.Tensor, *, tied: bool) -> Linear:
-        """The head, which every rank holds whole; a tied one is quantized in a copy.
-
-        Args:
-            embedding: [vocab_size, hidden_size].
-            tied: Whether the head's weight is the embedding.
-        """
+    def head(self, vocab: Outputs, num_inputs: int) -> Linear:
+        """The head, cut along the vocabulary."""
 
         def make() -> Linear:
-            if tied:
-                weight = self._counted(self.plan.apply(HEAD, embedding))
-                return make_linear(weight, deterministic=self.deterministic)
-            num_outputs, num_inputs = embedding.shape
-            rows, columns = slice(0, num_outputs), slice(0, num_inputs)
-            part = WeightPart(HEAD, (num_outputs, num_inputs), rows, columns)
+            part = WeightPart(HEAD, (vocab.size, num_inputs), vocab.part, slice(0, num_inputs))
             return make_linear(self._weight(part), deterministic=self.deterministic)
+
+        return self._layer(HEAD, make)
+
+    def tied_head(self, embedding: torch.Tensor) -> Linear:
+        """A head whose weight is this rank's part of the embedding; quantized in a copy."""
+
+        def make() -> Linear:
+            weight = self._counted(self.plan.apply(HEAD, embedding))
+            return make_linear(weight, deterministic=self.deterministic)
 
         return self._layer(HEAD, make)
 

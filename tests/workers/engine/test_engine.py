@@ -89,6 +89,7 @@ def test_a_request_with_values_that_are_not_finite_fails_alone(
     engine.add(Request("good", PROMPT, GREEDY))
     expected = [o.token_ids for o in run(engine)]
     engine.clear_prefix_cache()
+    assert engine.model.embedding is not None
     engine.model.embedding[9] = torch.nan
     engine.add(Request("bad", [*PROMPT[:20], 9, *PROMPT[:20]], GREEDY))
     engine.add(Request("good", PROMPT, GREEDY))
@@ -105,6 +106,7 @@ def test_a_request_with_values_that_are_not_finite_fails_alone(
 
 
 def test_samples_that_end_before_they_are_forked_are_all_told_of(engine: Engine) -> None:
+    assert engine.model.embedding is not None
     engine.model.embedding[9] = torch.nan
     params = SamplingParams(n=3, max_tokens=4)
     engine.add(Request("bad", [9], params))

@@ -48,6 +48,8 @@ def test_progress_counts_layers(biased: Path) -> None:
 def test_the_dtype_is_the_files_own_or_the_one_asked_for(biased: Path) -> None:
     own = load_model(biased, None, "cpu", "sdpa")
     asked = load_model(biased, torch.bfloat16, "cpu", "sdpa")
+    assert own.final_norm is not None
+    assert asked.embedding is not None
     assert own.dtype == own.final_norm.dtype == torch.float32
     assert asked.dtype == asked.embedding.dtype == torch.bfloat16
 
@@ -115,6 +117,8 @@ def test_several_files_hold_the_same_model(biased: Path, tmp_path: Path) -> None
     save_random(BY_ID["llama-bias"], tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     one, several = (load_model(f, None, "cpu", "sdpa") for f in (biased, tmp_path))
+    assert one.embedding is not None
+    assert several.embedding is not None
     assert torch.equal(one.embedding, several.embedding)
     left, right = (Driver(model, 16, 16).feed([5, 9, 1, 7]) for model in (one, several))
     assert torch.equal(left, right)
@@ -130,11 +134,13 @@ def test_column_parallel_ranks_compute_their_part_of_every_output(biased: Path) 
     tensors = load_file(biased / "model.safetensors")
     prefix, sizes = "model.layers.0.self_attn", {"q_proj": 96, "k_proj": 32, "v_proj": 32}
     x = torch.randn(3, 96)
+
+    def output(weights: Weights) -> torch.Tensor:
+        outputs = {name: weights.outputs(size) for name, size in sizes.items()}
+        return weights.column_parallel(prefix, outputs, 96, bias=True)(x)
+
     with Checkpoint(biased) as checkpoint:
-        found = [
-            _weights(checkpoint, rank, 2).column_parallel(prefix, sizes, 96, bias=True)(x)
-            for rank in range(2)
-        ]
+        found = [output(_weights(checkpoint, rank, 2)) for rank in range(2)]
     for offset, (name, size) in zip((0, 48, 64), sizes.items(), strict=True):
         weight, bias = tensors[f"{prefix}.{name}.weight"], tensors[f"{prefix}.{name}.bias"]
         parts = [output[:, offset : offset + size // 2] for output in found]

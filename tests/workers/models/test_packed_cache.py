@@ -10,6 +10,7 @@ import torch
 from tests.golden.models import CASES, save_random
 from workers.kernels.cpu_gemm import PackedSpec, PackedWeight
 from workers.kernels.library import load_library
+from workers.layers.workspace import Workspace
 from workers.models import packed_cache as module
 from workers.models.causal_lm import CausalLM
 from workers.models.loader import load_model
@@ -44,11 +45,16 @@ def load(folder: Path, **changes: Any) -> CausalLM:
 
 def same_layers(left: CausalLM, right: CausalLM) -> bool:
     x = torch.randn(3, left.config.hidden_size)
-    return torch.equal(left.head(x), right.head(x)) and all(
-        torch.equal(a.attention.qkv(x), b.attention.qkv(x))
-        and torch.equal(a.mlp.gated(x), b.mlp.gated(x))
-        for a, b in zip(left.layers, right.layers, strict=True)
-    )
+    pairs = zip(_products(left, x), _products(right, x), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def _products(model: CausalLM, x: torch.Tensor) -> list[torch.Tensor]:
+    workspace = Workspace.allocate(model.shape, len(x), model.dtype, model.device)
+    found = [model.logits(x, torch.empty(len(x), model.shape.num_vocab))]
+    for layer in model.layers:
+        found += (layer.attention.qkv(x), layer.mlp(x, workspace).clone())
+    return found
 
 
 @pytest.mark.parametrize("scheme", ["none", "int8"])

@@ -86,6 +86,8 @@ def test_a_quantized_model_is_smaller_and_close(
     """Also where layers that are one product otherwise are of different kinds."""
     plain, quantized = load(folder), load(folder, **settings)
     assert quantized.weight_bytes < plain.weight_bytes
+    assert plain.embedding is not None
+    assert quantized.embedding is not None
     assert torch.equal(quantized.embedding, plain.embedding)
     exact, found = (Driver(model, 16, 16).feed([5, 9, 1, 7]) for model in (plain, quantized))
     assert 0 < float((found - exact).norm() / exact.norm()) < largest_error

@@ -129,7 +129,33 @@ struct GatherRowsArgs {
     void* out;
     int64_t num_rows;
     int64_t row_bytes;
+    int64_t first_row;  // the number of the table's first row
+    int64_t table_rows;
 };
+
+struct AddRowsArgs {
+    void* x;
+    const void* y;
+    int64_t num_rows;
+    int64_t width;
+    DType dtype;
+};
+
+template <class T>
+void add_rows(const AddRowsArgs& args) {
+    for_rows(args.num_rows, 2 * args.width * sizeof(T), [&](int64_t row) {
+        T* x = static_cast<T*>(args.x) + row * args.width;
+        const T* y = static_cast<const T*>(args.y) + row * args.width;
+        const int64_t whole = args.width - args.width % kPair, rest = args.width - whole;
+        for (int64_t i = 0; i < whole; i += kPair)
+            store_pair(x + i, load_pair(x + i) + load_pair(y + i));
+        if (rest) {
+            Padded<T> last(x + whole, rest);
+            store_pair(last.data, load_pair(last.data) + load_pair(Padded<T>(y + whole, rest).data));
+            std::copy_n(last.data, rest, x + whole);
+        }
+    });
+}
 
 struct AreFiniteArgs {
     const void* x;
@@ -183,11 +209,21 @@ TRUNKLINE_KERNEL(silu_mul, trunkline::SiluMulArgs) {
 
 TRUNKLINE_KERNEL(gather_rows, trunkline::GatherRowsArgs) {
     trunkline::for_rows(args->num_rows, args->row_bytes, [&](int64_t row) {
-        std::memcpy(
-            static_cast<char*>(args->out) + row * args->row_bytes,
-            static_cast<const char*>(args->table) + args->rows[row] * args->row_bytes,
-            args->row_bytes);
+        char* out = static_cast<char*>(args->out) + row * args->row_bytes;
+        const int64_t from = args->rows[row] - args->first_row;
+        if (0 <= from && from < args->table_rows)
+            std::memcpy(
+                out, static_cast<const char*>(args->table) + from * args->row_bytes, args->row_bytes);
+        else
+            std::memset(out, 0, args->row_bytes);
     });
+}
+
+TRUNKLINE_KERNEL(add_rows, trunkline::AddRowsArgs) {
+    if (args->dtype == trunkline::DType::float32)
+        trunkline::add_rows<float>(*args);
+    else
+        trunkline::add_rows<trunkline::BFloat16>(*args);
 }
 
 TRUNKLINE_KERNEL(are_finite, trunkline::AreFiniteArgs) {

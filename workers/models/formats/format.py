@@ -38,9 +38,17 @@ class WeightPart(NamedTuple):
         if span.start % count or (span.stop % count and span.stop != size):
             raise UnsupportedModelError(
                 f"{self.module}: a rank's {noun} are {span.start} to {span.stop} of {size}, "
-                f"expected multiples of {count}, which are stored together"
+                f"expected multiples of {count}, which belong together; "
+                f"{_fitting_ranks(size, count)} ranks can divide them"
             )
         return slice(span.start // count, -(-span.stop // count))
+
+
+def _fitting_ranks(size: int, count: int) -> str:
+    """Into how many equal parts of whole `count`s `size` can be cut."""
+    whole = size // count
+    fits = [n for n in range(1, whole + 1) if size % count == 0 and whole % n == 0]
+    return ", ".join(map(str, fits or [1]))
 
 
 class QuantizedFormat(Protocol):
