@@ -4,8 +4,10 @@ from workers.models.errors import UnsupportedModelError
 from workers.models.raw_config import RawConfig
 
 
-def layer_windows(raw: RawConfig) -> tuple[int | None, ...]:
+def layer_windows(raw: RawConfig, kinds: list[str] | None = None) -> tuple[int | None, ...]:
     """Each layer's window in tokens, from `layer_types` or, in older files, `max_window_layers`.
+
+    `kinds` are the layers' types in older files of an architecture with a rule of its own.
 
     Raises UnsupportedModelError for a layer type that is neither full nor sliding attention.
     """
@@ -13,7 +15,8 @@ def layer_windows(raw: RawConfig) -> tuple[int | None, ...]:
     if not raw.flag("use_sliding_window", False):
         return (None,) * num_layers
     window = raw.integer("sliding_window", 4096)
-    kinds = raw.texts("layer_types") or _kinds(num_layers, raw.integer("max_window_layers", 28))
+    older = kinds or _kinds(num_layers, raw.integer("max_window_layers", 28))
+    kinds = raw.texts("layer_types") or older
     if len(kinds) != num_layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
         raise UnsupportedModelError(
             f"configuration field 'layer_types' is {kinds!r}, expected {num_layers} entries, "
