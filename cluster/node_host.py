@@ -17,4 +17,4 @@ def node_host(settings: Settings) -> str:
         return _LOOPBACK
     import ray  # noqa: PLC0415 - takes a while
 
-    return str(ray.util.get_node_ip_address())
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ import os
 import secrets
 from pathlib import Path
 
+from cluster.ray_environment import prepare_alone
 from cluster.settings import RaySettings
 
 NUM_LOGICAL_CPUS = 256
@@ -18,15 +19,12 @@ def start_local_ray(settings: RaySettings, directory: Path) -> None:
     Ray reads part of its environment when it is imported, so that must not have happened before.
     Raises what `ray.init` raises.
     """
-    use_token(secrets.token_hex(32))
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Process titles must not overwrite the environment, by which the reaper knows its processes.
-    os.environ["SPT_NOENV"] = "1"
+    prepare_alone(secrets.token_hex(32))
     import ray  # noqa: PLC0415 - takes a while
 
     ray.init(
         address="local",
-        num_cpus=NUM_LOGICAL_CPUS,
+        num_cpus=NUM_LOGICAL_CPUS if settings.num_cpus is None else settings.num_cpus,
         include_dashboard=False,
         object_store_memory=settings.object_store_bytes,
         log_to_driver=False,
@@ -35,27 +33,23 @@ def start_local_ray(settings: RaySettings, directory: Path) -> None:
     )
 
 
-def use_token(token: str) -> None:
-    """Have Ray authenticate its processes by this token, unless the environment says otherwise.
-
-    Local clusters switch that on by themselves, and keep the token in the home directory, where
-    the next cluster's processes would find the wrong one: so we bring our own.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", token)
-
-
-def join_ray(address: str) -> None:
+def join_ray(address: str, node_address: str | None = None) -> None:
     """Connect this process to a running cluster; its token, if any, comes from the environment.
 
-    Raises ConnectionError if it cannot be reached.
+    `node_address` is that of this machine's node, where it may be taken for another one. Raises
+    ConnectionError if the cluster cannot be reached.
     """
     os.environ.setdefault(
         "RAY_AUTH_MODE", "token" if "RAY_AUTH_TOKEN" in os.environ else "disabled"
     )
     import ray  # noqa: PLC0415 - takes a while
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address=node_address,
+    )
 
 
 def leave_ray() -> None:

@@ -1,9 +1,10 @@
-"""A Redis server of our own, for a cluster on one machine."""
+"""A Redis server of our own."""
 
 import asyncio
 import os
+import secrets
 import shutil
-from asyncio.subprocess import DEVNULL, STDOUT, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -19,19 +20,26 @@ _STOP_TIMEOUT_S = 5.0
 class RedisServer:
     """A child process that keeps nothing on disk and ends with its parent.
 
-    It listens on a socket in `directory` alone, which is to be private to the user.
+    It listens on a socket in `directory` alone, which is to be private to the user; or at an
+    address, to those who know a password that it makes up.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, address: tuple[str, int] | None = None) -> None:
+        """`address` is an IPv4 address of this machine and a port."""
         self._socket = directory / "redis.sock"
+        self._address = address
+        self._password = secrets.token_hex(32)
         self._log = directory / "redis.log"
         self._directory = directory
         self._process: Process | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens."""
-        return f"unix://{self._socket}"
+        """Where it listens, with the password that it takes."""
+        if self._address is None:
+            return f"unix://{self._socket}"
+        host, port = self._address
+        return f"redis://:{self._password}@{host}:{port}"
 
     async def start(self) -> None:
         """Start it; returns when it answers. Call from the main thread.
@@ -39,19 +47,23 @@ class RedisServer:
         Raises FileNotFoundError if there is no redis-server, RuntimeError if it does not come up,
         ValueError if the directory's path is too long for a socket's name.
         """
-        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
+        if self._address is None and len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
             # Redis would cut it and listen somewhere else.
             raise ValueError(f"{self._socket}: longer than {_MAX_SOCKET_PATH_BYTES} bytes")
-        command = [redis_executable(), *self._options()]
+        command = [redis_executable(), "-"]
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *tied(command),
-                stdin=DEVNULL,
+                stdin=PIPE,
                 stdout=log,
                 stderr=STDOUT,
                 # Ctrl-C in the terminal is for the parent, which stops its children in order.
                 start_new_session=True,
             )
+        assert self._process.stdin is not None, "it was asked for"
+        # Not by arguments, which other users may read.
+        self._process.stdin.write("\n".join(self._options()).encode())
+        self._process.stdin.write_eof()
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._answer(self._process)
@@ -80,11 +92,13 @@ class RedisServer:
             await process.wait()
 
     def _options(self) -> list[str]:
-        return [
-            *("--unixsocket", str(self._socket), "--unixsocketperm", "700", "--port", "0"),
-            *("--save", "", "--appendonly", "no", "--dir", str(self._directory)),
-            *("--loglevel", "warning"),
-        ]
+        """Lines of a configuration file."""
+        if self._address is None:
+            where = ["port 0", f'unixsocket "{self._socket}"', "unixsocketperm 700"]
+        else:
+            host, port = self._address
+            where = [f"bind {host}", f"port {port}", f"requirepass {self._password}"]
+        return [*where, 'save ""', "appendonly no", f'dir "{self._directory}"', "loglevel warning"]
 
     async def _answer(self, process: Process) -> None:
         async with connect(self.url) as client:

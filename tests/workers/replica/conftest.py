@@ -2,7 +2,7 @@
 
 import secrets
 
-from cluster.ray_cluster import use_token
+from cluster.ray_environment import use_token
 
 # Here, since Ray reads it when a test module imports it.
 use_token(secrets.token_hex(32))
