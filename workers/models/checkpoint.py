@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ class Checkpoint:
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         self._unread: set[str] = set()
+        self._passed_over: set[str] = set()
 
     def __enter__(self) -> Self:
         for path in _weight_files(self._folder):
@@ -62,11 +64,11 @@ class Checkpoint:
     @property
     def unread(self) -> list[str]:
         """Names of the tensors that nothing has asked for, sorted."""
-        return sorted(self._unread)
+        return sorted(name for name in self._unread if self._passed_over.isdisjoint(_paths(name)))
 
-    def pass_over(self, prefix: str) -> None:
-        """Take the tensors whose names begin so as asked for: other ranks read them."""
-        self._unread = {name for name in self._unread if not name.startswith(prefix)}
+    def pass_over(self, path: str) -> None:
+        """Take a tensor, or all those of a module, as asked for: other ranks read them."""
+        self._passed_over.add(path)
 
     def is_zero_bias(self, name: str) -> bool:
         """Whether a tensor is named as a bias and holds nothing but zeros."""
@@ -88,6 +90,11 @@ class Checkpoint:
             raise CheckpointError(f"tensor {name} has shape {found}, expected {shape}")
         tensor: torch.Tensor = stored[part] if part else self._files[name].get_tensor(name)
         return tensor.to(dtype)
+
+
+def _paths(name: str) -> Iterable[str]:
+    """A tensor's name, and those of the modules that it is in."""
+    return accumulate(name.split("."), lambda path, part: f"{path}.{part}")
 
 
 def _weight_files(folder: Path) -> Iterable[Path]:

@@ -182,12 +182,12 @@ def _pass_over_other_stages(
 ) -> None:
     for index in range(config.num_layers):
         if index not in shape.layers:
-            checkpoint.pass_over(f"model.layers.{index}.")
+            checkpoint.pass_over(f"model.layers.{index}")
     if not ranks.is_first_stage:
         checkpoint.pass_over(_EMBEDDING)
     if not ranks.is_last_stage:
         checkpoint.pass_over(_FINAL_NORM)
-        checkpoint.pass_over(f"{HEAD}.")
+        checkpoint.pass_over(HEAD)
 
 
 def _refuse_leftovers(checkpoint: Checkpoint, config: ModelConfig) -> None:

@@ -193,6 +193,8 @@ class Weights:
         dtype = self.dtype if scheme == "none" else torch.float32
         is_whole = part.has_all_inputs and part.rows == slice(0, part.shape[0])
         spans = () if is_whole else (part.rows, part.columns)
+        if scheme == "int4" and part.shape[1] % self.plan.group_size == 0:
+            part.packed_columns(self.plan.group_size)
         weight = self.checkpoint.read(f"{part.module}.weight", part.shape, dtype, spans)
         return self.plan.apply(part.module, weight.contiguous())
 

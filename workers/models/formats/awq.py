@@ -10,7 +10,7 @@ import torch
 
 from workers.models.checkpoint import Checkpoint
 from workers.models.formats.fields import chosen, group_size
-from workers.models.formats.format import QuantizedFormat, WeightPart, group_count
+from workers.models.formats.format import QuantizedFormat, WeightPart, group_count, group_span
 from workers.models.raw_config import RawConfig
 from workers.quantization.packed_codes import from_unsigned, unpack
 from workers.quantization.quantized_weight import Bits, QuantizedWeight
@@ -36,18 +36,20 @@ class Awq:
         """See QuantizedFormat."""
         outputs, inputs = part.shape
         size = inputs if self.group_size == -1 else self.group_size
-        groups, columns = group_count(part, size), part.packed_columns(size)
+        groups, span = group_count(part, size), group_span(part, size)
         rows, words = part.packed_rows(_PER_WORD), -(-outputs // _PER_WORD)
         name = part.module
         codes = checkpoint.read(
             f"{name}.qweight", (inputs, words), torch.int32, (part.columns, rows)
         )
-        zeros = checkpoint.read(f"{name}.qzeros", (groups, words), torch.int32, (columns, rows))
+        zeros = checkpoint.read(
+            f"{name}.qzeros", (groups, words), torch.int32, (span.columns, rows)
+        )
         scales = checkpoint.read(
-            f"{name}.scales", (groups, outputs), torch.float32, (columns, part.rows)
+            f"{name}.scales", (groups, outputs), torch.float32, (span.columns, part.rows)
         )
         return from_unsigned(
-            _by_output(codes), scales.T.contiguous(), _by_output(zeros), _BITS, size
+            _by_output(codes), span.cut(scales.T), span.cut(_by_output(zeros)), _BITS, span.size
         )
 
 

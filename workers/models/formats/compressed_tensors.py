@@ -15,7 +15,13 @@ import torch
 from workers.models.checkpoint import Checkpoint
 from workers.models.errors import UnsupportedModelError
 from workers.models.formats.fields import chosen, group_size, refuse_present
-from workers.models.formats.format import QuantizedFormat, WeightPart, group_count, input_order
+from workers.models.formats.format import (
+    QuantizedFormat,
+    WeightPart,
+    group_count,
+    group_span,
+    input_order,
+)
 from workers.models.raw_config import RawConfig
 from workers.quantization.packed_codes import WORD_BITS, from_unsigned, unpack
 from workers.quantization.quantized_weight import Activations, Bits, QuantizedWeight
@@ -42,22 +48,25 @@ class WeightGroup:
         size = inputs if self.group_size == -1 else self.group_size
         groups = group_count(part, size)
         order = self._input_order(checkpoint, part, size)
-        span = part.packed_columns(size)
+        span = group_span(part, size)
         scales = checkpoint.read(
-            f"{part.module}.weight_scale", (outputs, groups), torch.float32, (part.rows, span)
+            f"{part.module}.weight_scale",
+            (outputs, groups),
+            torch.float32,
+            (part.rows, span.columns),
         )
         packed = self.layout == _PACKED
         codes = (self._packed_codes if packed else self._integer_codes)(checkpoint, part)
         zeros = None
         if not self.symmetric:
             read_zeros = self._packed_zeros if packed else self._integer_zeros
-            zeros = read_zeros(checkpoint, part, groups, span)
+            zeros = span.cut(read_zeros(checkpoint, part, groups, span.columns))
         return from_unsigned(
             codes if order is None else codes[:, order],
-            scales,
+            span.cut(scales),
             zeros,
             self.bits,
-            size,
+            span.size,
             self.activations,
             order,
         )

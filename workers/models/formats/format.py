@@ -1,5 +1,6 @@
 """What a format of quantized checkpoints can do."""
 
+from math import gcd
 from typing import NamedTuple, Protocol
 
 import torch
@@ -7,6 +8,9 @@ import torch
 from workers.models.checkpoint import Checkpoint
 from workers.models.errors import UnsupportedModelError
 from workers.quantization.quantized_weight import QuantizedWeight
+
+LEAST_GROUP = 32
+"""Inputs of the smallest group that kernels multiply."""
 
 
 class WeightPart(NamedTuple):
@@ -74,6 +78,40 @@ def group_count(part: WeightPart, group_size: int) -> int:
             f"of {inputs} inputs"
         )
     return inputs // group_size
+
+
+class GroupSpan(NamedTuple):
+    """The groups that a rank's inputs are of, cut where the rank's part is."""
+
+    columns: slice
+    """The groups among the weight's."""
+    size: int
+    """Inputs of each group after cutting."""
+    copies: int
+    """Pieces that each group is cut into."""
+    pieces: slice
+    """The rank's among all pieces of `columns`."""
+
+    def cut(self, table: torch.Tensor) -> torch.Tensor:
+        """Of scales or zeros [N, groups of `columns`], those of the rank's pieces."""
+        return table.repeat_interleave(self.copies, dim=1)[:, self.pieces].contiguous()
+
+
+def group_span(part: WeightPart, group_size: int) -> GroupSpan:
+    """What a rank reads of scales and zeros.
+
+    A group that lies on both sides of a cut is divided, which changes nothing, into equal pieces
+    of at least LEAST_GROUP inputs. Raises UnsupportedModelError where that cannot be.
+    """
+    start, stop = part.columns.start, part.columns.stop
+    columns = slice(start // group_size, -(-stop // group_size))
+    if columns.stop - columns.start == 1:
+        return GroupSpan(columns, stop - start, 1, slice(0, 1))
+    part.packed_columns(gcd(group_size, LEAST_GROUP))
+    size = gcd(group_size, start, stop)
+    first = columns.start * group_size
+    pieces = slice((start - first) // size, (stop - first) // size)
+    return GroupSpan(columns, size, group_size // size, pieces)
 
 
 def input_order(group_of: torch.Tensor, part: WeightPart, group_size: int) -> torch.Tensor | None:

@@ -11,7 +11,13 @@ import torch
 
 from workers.models.checkpoint import Checkpoint
 from workers.models.formats.fields import chosen, group_size, refuse_present
-from workers.models.formats.format import QuantizedFormat, WeightPart, group_count, input_order
+from workers.models.formats.format import (
+    QuantizedFormat,
+    WeightPart,
+    group_count,
+    group_span,
+    input_order,
+)
 from workers.models.raw_config import RawConfig
 from workers.quantization.packed_codes import WORD_BITS, from_unsigned, unpack
 from workers.quantization.quantized_weight import Bits, QuantizedWeight
@@ -39,7 +45,7 @@ class Gptq:
         size = inputs if self.group_size == -1 else self.group_size
         groups, per_word = group_count(part, size), WORD_BITS // self.bits
         order = self._input_order(checkpoint, part, size)
-        group_span = part.packed_columns(size)
+        span = group_span(part, size)
         words = checkpoint.read(
             f"{part.module}.qweight",
             (inputs // per_word, outputs),
@@ -50,18 +56,18 @@ class Gptq:
             f"{part.module}.qzeros",
             (groups, outputs // per_word),
             torch.int32,
-            (group_span, part.packed_rows(per_word)),
+            (span.columns, part.packed_rows(per_word)),
         )
         scales = checkpoint.read(
-            f"{part.module}.scales", (groups, outputs), torch.float32, (group_span, part.rows)
+            f"{part.module}.scales", (groups, outputs), torch.float32, (span.columns, part.rows)
         )
         codes = unpack(words.T, self.bits)
         return from_unsigned(
             codes if order is None else codes[:, order],
-            scales.T.contiguous(),
-            self._true_zeros(unpack(zeros, self.bits)).T.contiguous(),
+            span.cut(scales.T),
+            span.cut(self._true_zeros(unpack(zeros, self.bits)).T),
             self.bits,
-            size,
+            span.size,
             input_order=order,
         )
 
