@@ -1,5 +1,6 @@
 """Which KV blocks a sequence rank holds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +10,25 @@ import torch
 IntArray = npt.NDArray[np.int64]
 
 
-class HeldPositions(NamedTuple):
-    """Positions of one sequence whose keys and values a rank holds, in ascending order."""
+class HeldBlocks(NamedTuple):
+    """Which blocks of one sequence a rank holds, in order of position."""
 
-    positions: IntArray
-    """[L]"""
-    slots: IntArray
-    """[L]: where in the rank's own cache they are."""
+    local: IntArray
+    """[B]: where they lie in the rank's own cache."""
+    places: IntArray
+    """[B]: which of the sequence's blocks they are."""
+
+    def positions(self, first: int, last: int, block_size: int) -> tuple[IntArray, IntArray]:
+        """The sequence's positions from `first` up to `last` that lie in these blocks, ascending.
+
+        Returns:
+            [L] positions and [L] slots of the rank's own cache.
+        """
+        offsets = np.arange(block_size)
+        positions = (self.places[:, None] * block_size + offsets).reshape(-1)
+        slots = (self.local[:, None] * block_size + offsets).reshape(-1)
+        kept = (positions >= first) & (positions < last)
+        return positions[kept], slots[kept]
 
 
 class BlockShare(NamedTuple):
@@ -41,32 +54,22 @@ class BlockShare(NamedTuple):
         """Where a block lies in its owner's cache."""
         return block // self.size
 
-    def held_positions(
-        self, table: list[int], first: int, last: int, block_size: int
-    ) -> HeldPositions:
-        """The positions from `first` up to `last` of a sequence that lie in this rank's blocks.
+    def held_blocks(self, table: Sequence[int] | IntArray) -> HeldBlocks:
+        """This rank's blocks of a sequence, whose blocks in order of position are `table`."""
+        ids = np.asarray(table, dtype=np.int64)
+        (places,) = np.nonzero((ids != 0) & (ids % self.size == self.rank))
+        return HeldBlocks(ids[places] // self.size, places)
 
-        `table` are the ids of the sequence's blocks in order of position.
-        """
-        begin, end = first // block_size, -(-last // block_size)
-        ids = np.array(table[begin:end], dtype=np.int64)
-        (held,) = np.nonzero((ids != 0) & (ids % self.size == self.rank))
-        offsets = np.arange(block_size)
-        positions = ((held + begin)[:, None] * block_size + offsets).reshape(-1)
-        slots = ((ids[held] // self.size)[:, None] * block_size + offsets).reshape(-1)
-        kept = (positions >= first) & (positions < last)
-        return HeldPositions(positions[kept], slots[kept])
-
-    def held_rows(self, slots: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which of some rows go into this rank's blocks, and where in its own cache.
+    def held_slots(self, slots: torch.Tensor, block_size: int) -> torch.Tensor:
+        """Where in this rank's own cache the rows of a batch go.
 
         Args:
             slots: int64 [N]: block id * block_size + offset of each row.
             block_size: Tokens of one block.
 
         Returns:
-            int64 [M] indices of rows and int64 [M] slots.
+            int64 [N]; -1 for rows that go into other ranks' blocks.
         """
         blocks = slots // block_size
-        (rows,) = ((blocks % self.size == self.rank) & (blocks != 0)).nonzero(as_tuple=True)
-        return rows, blocks[rows] // self.size * block_size + slots[rows] % block_size
+        own = blocks // self.size * block_size + slots % block_size
+        return torch.where(blocks % self.size == self.rank, own, -1)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.kernels.cpu_attention import CpuAttention, CpuBatch
+from workers.kernels.cpu_attention import CpuAttention
+from workers.kernels.cpu_batch import CpuBatch
 from workers.kernels.library import load_library
 from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape, HeadNorm
 from workers.layers.kv_cache import LayerCache

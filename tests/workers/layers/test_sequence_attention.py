@@ -7,12 +7,20 @@ from hypothesis import strategies as st
 
 from tests.workers.layers.attention_batch import Batch, Row, Setup, setups
 from tests.workers.parallel.thread_group import run_ranks
+from workers.kernels.library import Library, load_library
 from workers.layers.block_exchange import copy_blocks, zero_blocks
 from workers.layers.block_share import BlockShare
 from workers.layers.kv_cache import KVCache, LayerCache
 from workers.layers.sequence_attention import SequenceParallelAttention
 from workers.parallel.group import Ranks
 from workers.parallel.layout import ParallelLayout
+
+KERNELS = load_library()
+LIBRARIES = pytest.mark.parametrize(
+    "library",
+    [None, pytest.param(KERNELS, marks=pytest.mark.skipif(KERNELS is None, reason="no kernels"))],
+    ids=["torch", "native"],
+)
 
 
 def part_of(layer: LayerCache, share: BlockShare) -> LayerCache:
@@ -38,7 +46,9 @@ def stores_of(layer: LayerCache) -> list[torch.Tensor]:
     return [store for store in layer if store is not None]
 
 
-def run(batch: Batch, size: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def run(
+    batch: Batch, size: int, library: Library | None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """All rows of the ranks' outputs, and the cache they leave."""
     num_rows = -(-(batch.metadata.query_starts[-1] + batch.setup.padding) // size) * size
 
@@ -47,7 +57,7 @@ def run(batch: Batch, size: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         layer = part_of(batch.layer, BlockShare(group.rank, size))
         own = num_rows // size
         rows = slice(group.rank * own, (group.rank + 1) * own)
-        backend = SequenceParallelAttention(batch.setup.shape, group)
+        backend = SequenceParallelAttention(batch.setup.shape, group, library)
         return batch.run_rows(backend, layer, rows, num_rows), layer
 
     parts = run_ranks(ParallelLayout(sequence=size), body)
@@ -55,12 +65,15 @@ def run(batch: Batch, size: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return torch.cat([out for out, _ in parts]), cache
 
 
+@LIBRARIES
 @settings(deadline=None, max_examples=80)
-@given(setups(), st.integers(1, 4))
-def test_each_sequence_as_if_alone_on_one_rank(setup: Setup, size: int) -> None:
+@given(setup=setups(), size=st.integers(1, 4))
+def test_each_sequence_as_if_alone_on_one_rank(
+    library: Library | None, setup: Setup, size: int
+) -> None:
     """Whatever the chunks, windows, head groups, norms, cache types, and blocks, in any order."""
     batch = Batch(setup)
-    output, _ = run(batch, size)
+    output, _ = run(batch, size, library)
     # A rounding difference before int8 may move an element by a whole step.
     atol = 1e-5 if setup.cache_dtype == torch.float32 else 5e-2
     for sequence, expected in enumerate(batch.expected()):
@@ -69,14 +82,17 @@ def test_each_sequence_as_if_alone_on_one_rank(setup: Setup, size: int) -> None:
     assert not output[batch.metadata.query_starts[-1] :].any()
 
 
+@LIBRARIES
 @settings(deadline=None, max_examples=20)
-@given(setups(), st.integers(2, 4))
-def test_ranks_hold_together_what_one_would(setup: Setup, size: int) -> None:
+@given(setup=setups(), size=st.integers(2, 4))
+def test_ranks_hold_together_what_one_would(
+    library: Library | None, setup: Setup, size: int
+) -> None:
     """Every key and value is with one rank, and no rank has touched any other block."""
     batch = Batch(setup)
-    _, divided = run(batch, size)
+    _, divided = run(batch, size, library)
     num_rows = batch.metadata.query_starts[-1] + setup.padding
-    solo = SequenceParallelAttention(setup.shape, one_rank().sequence)
+    solo = SequenceParallelAttention(setup.shape, one_rank().sequence, library)
     batch.run_rows(solo, batch.layer, slice(0, num_rows), num_rows)
     for store, expected in zip(divided, stores_of(batch.layer), strict=True):
         assert torch.equal(store, expected)
@@ -87,10 +103,11 @@ def one_rank() -> Ranks:
     return ranks
 
 
-def test_a_value_that_is_not_finite_reaches_its_own_sequence_only() -> None:
+@LIBRARIES
+def test_a_value_that_is_not_finite_reaches_its_own_sequence_only(library: Library | None) -> None:
     batch = Batch(Setup([Row(5, 1), Row(0, 6)], 2, 1, 4, None, padding=0))
     batch.raw[0][5] = float("nan")
-    output, _ = run(batch, 2)
+    output, _ = run(batch, 2, library)
     assert output[0].isnan().all()
     assert output[1:].isfinite().all()
 

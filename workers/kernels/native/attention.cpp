@@ -72,12 +72,13 @@ private:
         }
     }
 
-    // The query in `row`, which sees positions before `end`. in_chunk: positions of the last chunk.
+    // The query in `row`, which sees positions before `end`. in_chunk: slots of the last chunk.
     void plan_single(
         const AttendArgs& args, int32_t sequence, int32_t row, int64_t end, int64_t& in_chunk) {
         const int32_t first_item = static_cast<int32_t>(items.size());
-        for (int64_t first = std::max<int64_t>(0, end - args.window); first < end;) {
-            const int64_t last = std::min(end, (first / kSplit + 1) * kSplit);
+        const int64_t slots_end = slots_before(args, sequence, end);
+        for (int64_t first = slots_before(args, sequence, end - args.window); first < slots_end;) {
+            const int64_t last = std::min(slots_end, (first / kSplit + 1) * kSplit);
             if (in_chunk + last - first > kSplit) {
                 chunks.push_back(static_cast<int32_t>(items.size()));
                 in_chunk = 0;
@@ -100,8 +101,12 @@ void merge(const AttendArgs& args, float* partials, int64_t num_parts, int64_t r
         return Partial(
             partials + index * Partial::floats(args.num_heads, width), args.num_heads, width);
     };
-    T* out = static_cast<T*>(args.out) + row * args.num_heads * args.head_dim;
-    for (int64_t head = 0; head < args.num_heads; ++head, out += args.head_dim) {
+    T* out = static_cast<T*>(args.out);
+    for (int64_t head = 0; head < args.num_heads; ++head) {
+        if (num_parts == 0) {
+            store_partial(args, row, head, nullptr, 0.0f, 0.0f);
+            continue;
+        }
         float* sums = part(0).sums + head * width;
         float total = part(0).total[head], peak = part(0).peak[head];
         for (int64_t i = 1; i < num_parts; ++i) {
@@ -114,7 +119,14 @@ void merge(const AttendArgs& args, float* partials, int64_t num_parts, int64_t r
             total = total * keep + part(i).total[head] * take;
             peak = next_peak;
         }
-        DecodePart<T, Cache>::store_head(sums, 1.0f / total, args.head_dim, out);
+        if (args.partial) {
+            DecodePart<T, Cache>::restore_order(sums, args.head_dim);
+            store_partial(args, row, head, sums, total, peak);
+        } else {
+            DecodePart<T, Cache>::store_head(
+                sums, 1.0f / total, args.head_dim,
+                out + (row * args.num_heads + head) * args.head_dim);
+        }
     }
 }
 
@@ -160,9 +172,14 @@ void attend(const AttendArgs& args) {
     const int64_t num_rows = args.batch->num_rows, step = num_rows > 0 ? rows_at_once(args) : 1;
     for (int64_t first = 0; first < num_rows; first += step)
         attend_rows<T, Cache>(args, first, std::min(first + step, num_rows));
-    const int64_t width = args.num_heads * args.head_dim;
-    T* out = static_cast<T*>(args.out);
-    std::memset(out + args.batch->num_rows * width, 0, (args.num_rows - args.batch->num_rows) * width * sizeof(T));
+    const int64_t padding = args.num_rows - num_rows;
+    if (args.partial) {
+        const int64_t width = args.num_heads * (args.head_dim + 1);
+        std::memset(args.partial + num_rows * width, 0, padding * width * sizeof(float));
+    } else {
+        const int64_t width = args.num_heads * args.head_dim;
+        std::memset(static_cast<T*>(args.out) + num_rows * width, 0, padding * width * sizeof(T));
+    }
 }
 
 }  // namespace

@@ -157,7 +157,7 @@ struct Partial {
 template <class T, class Cache>
 class DecodePart {
 public:
-    // One row's positions `first` up to `last`, at most kSplit.
+    // Slots `first` up to `last` of a sequence's table, at most kSplit.
     DecodePart(const AttendArgs& args, int64_t sequence, int64_t first, int64_t last)
         : args_(args),
           width_(round_up(args.head_dim, kPair)),
@@ -192,6 +192,17 @@ public:
 
     // Whether heads are read where they lie; else they are copied, and padded.
     static bool is_direct(int64_t head_dim) { return head_dim % kPair == 0; }
+
+    // The elements of a head [width] of a partial sum in their own order.
+    static void restore_order(float* sums, int64_t size) {
+        if constexpr (!std::is_same_v<Cache, BFloat16>) return;
+        if (!is_direct(size)) return;
+        for (int64_t d = 0; d < size; d += kPair) {
+            float halves[kPair];
+            std::memcpy(halves, sums + d, sizeof halves);
+            for (int64_t i = 0; i < kPair; ++i) sums[d + i] = halves[i / 2 + i % 2 * kWidth];
+        }
+    }
 
     // A head [width] of a partial sum, times factor, as the `size` elements of a result.
     static void store_head(const float* sums, float factor, int64_t size, T* to) {

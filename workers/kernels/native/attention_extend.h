@@ -75,16 +75,19 @@ public:
           first_row_(args.batch->query_starts[sequence] + first) {
         const int64_t num_queries =
             args.batch->query_starts[sequence + 1] - args.batch->query_starts[sequence];
-        first_position_ = args.batch->context_lens[sequence] - num_queries + first;
-        last_position_ = first_position_ + (last - first) - 1;
+        const int64_t position = args.batch->context_lens[sequence] - num_queries + first;
+        for (int64_t query = 0; query < last - first; ++query) {
+            begins_[query] = slots_before(args, sequence, position + query - args.window + 1);
+            ends_[query] = slots_before(args, sequence, position + query + 1);
+        }
+        end_ = ends_[last - first - 1];
         reserve();
     }
 
     void run() {
         load_queries();
-        const int64_t visible = std::max<int64_t>(0, first_position_ - args_.window + 1);
-        for (int64_t start = visible / kKeys * kKeys; start <= last_position_; start += kKeys) {
-            const int64_t size = std::min(kKeys, last_position_ + 1 - start);
+        for (int64_t start = begins_[0] / kKeys * kKeys; start < end_; start += kKeys) {
+            const int64_t size = std::min(kKeys, end_ - start);
             load_keys_and_values(start, size);
             multiply<false>(
                 query_, args_.head_dim, keys_, padded_rows_, round_up(size, kPair), args_.head_dim,
@@ -184,9 +187,9 @@ private:
     // A row's scores to weights against its largest score so far, which what it has summed follows.
     void soften(int64_t row, int64_t start, int64_t size) {
         float* scores = scores_ + row * kKeys;
-        const int64_t position = first_position_ + row / group_, padded = round_up(size, kWidth);
-        const int64_t first = std::clamp<int64_t>(position - args_.window + 1 - start, 0, padded);
-        const int64_t last = std::clamp<int64_t>(position + 1 - start, 0, padded);
+        const int64_t query = row / group_, padded = round_up(size, kWidth);
+        const int64_t first = std::clamp<int64_t>(begins_[query] - start, 0, padded);
+        const int64_t last = std::clamp<int64_t>(ends_[query] - start, 0, padded);
         if (args_.key_scales)
             for (int64_t i = 0; i < padded; i += kWidth)
                 store(scores + i, load(scores + i) * load(key_scales_ + i));
@@ -214,6 +217,12 @@ private:
     }
 
     void finish(int64_t row) {
+        if (args_.partial) {
+            store_partial(
+                args_, first_row_ + row / group_, head_of(row), sums_ + row * width_, totals_[row],
+                peaks_[row]);
+            return;
+        }
         const int64_t size = args_.head_dim;
         T* to = static_cast<T*>(args_.out) +
                 ((first_row_ + row / group_) * args_.num_heads + head_of(row)) * size;
@@ -232,8 +241,9 @@ private:
     const int64_t padded_rows_;
     const int64_t width_;  // of a head, padded
     const int64_t first_row_;
-    int64_t first_position_;
-    int64_t last_position_;
+    int64_t begins_[kRows];  // of what each query sees, in slots of the table
+    int64_t ends_[kRows];
+    int64_t end_;
     int64_t slots_[kKeys];
     float* query_;   // [padded_rows, head_dim]
     float* scores_;  // [padded_rows, kKeys]
