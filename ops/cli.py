@@ -50,6 +50,10 @@ def serve(
     ray_address: Annotated[
         str | None, typer.Option(help="A Ray cluster to use; by default one is started here.")
     ] = None,
+    node_address: Annotated[
+        str | None,
+        typer.Option(help="This machine's address that others may join at, by `trunkline node`."),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at.")] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     http_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
@@ -60,18 +64,44 @@ def serve(
         str | None, typer.Option(help="Of cached keys and values: auto or int8.")
     ] = None,
 ) -> None:
-    """Serve a model on this machine: router, replicas, Redis. Ctrl-C drains and stops."""
+    """Serve a model: router, replicas, Redis. Ctrl-C drains and stops."""
     from ops.serve import serve as run
 
     overrides: dict[str, object] = {
         "model": model,
         "replica": {"count": replicas},
         "redis": {"url": redis_url},
-        "ray": {"address": ray_address},
+        "ray": {"address": ray_address, "node_address": node_address},
         "engine": {"quantization": quantization, "kv_cache_dtype": kv_cache_dtype},
         "router": {"host": host, "grpc_port": grpc_port, "http_port": http_port},
     }
     raise typer.Exit(run(config, _given(overrides)))
+
+
+@app.command()
+def node(
+    join: Annotated[str, typer.Option(help="host:port of the cluster's head.")],
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="With the cluster's token; by default TRUNKLINE_JOIN_TOKEN has it."),
+    ] = None,
+    node_address: Annotated[
+        str | None, typer.Option(help="This machine's address that the others reach.")
+    ] = None,
+    num_cpus: Annotated[
+        int | None, typer.Option(min=0, help="CPUs to offer; by default all cores.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="key=value, for Ray; may be given again.")
+    ] = None,
+) -> None:
+    """Add this machine to a cluster that another one serves. Ctrl-C drains it and leaves."""
+    from ops.node import node as run
+
+    code = run(
+        join, token_file=token_file, address=node_address, num_cpus=num_cpus, labels=labels or []
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

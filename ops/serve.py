@@ -1,7 +1,7 @@
-"""`trunkline serve`: a cluster on this machine, from start to drain."""
+"""`trunkline serve`: a cluster, from start to drain."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from cluster.settings import Settings, load_settings
 from ops.failure import CommandError, UsageError
 from ops.models import SHIPPED, resolve
 from ops.serve_cluster import LocalCluster
+from ops.serve_head import check_addresses
 from ops.serve_rollouts import Rollouts
 from ops.serve_screen import Screen
 from ops.serve_signals import EXIT_INTERRUPTED, StopSignals
@@ -29,7 +30,9 @@ def serve(config: Path | None, overrides: dict[str, object]) -> int:
 
 def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
     try:
-        return _with_model_directory(load_settings(config, **overrides))
+        settings = load_settings(config, **overrides)
+        check_addresses(settings)
+        return _with_model_directory(settings)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -55,11 +58,11 @@ async def _serve(read_settings: Callable[[], Settings]) -> int:
     signals.heed()
     rollouts = Rollouts(cluster, screen, read_settings)
     try:
-        await _until(signals.told, screen.show(_bring_up(cluster), cluster.loading))
+        await signals.until_told(screen.show(_bring_up(cluster, screen), cluster.loading))
         if signals.told.is_set():
             return EXIT_INTERRUPTED
-        screen.ready(cluster.settings, cluster.addresses, cluster.directory)
-        await _until(signals.told, _keep_up(cluster, rollouts))
+        screen.ready(cluster)
+        await signals.until_told(_keep_up(cluster, rollouts))
         return 0
     except CommandError as error:
         screen.say(f"trunkline: {error} (logs: {cluster.directory})")
@@ -70,23 +73,13 @@ async def _serve(read_settings: Callable[[], Settings]) -> int:
         await cluster.stop(keep_logs=not signals.told.is_set())
 
 
-async def _bring_up(cluster: LocalCluster) -> None:
+async def _bring_up(cluster: LocalCluster, screen: Screen) -> None:
     await cluster.start()
+    if cluster.head is not None:
+        # Now, for replicas may be waiting for the machine that joins.
+        screen.say(f"other machines join by: {cluster.head.join_command}")
     await cluster.wait_ready()
 
 
 async def _keep_up(cluster: LocalCluster, rollouts: Rollouts) -> None:
     await asyncio.gather(cluster.watch(), rollouts.run())
-
-
-async def _until(told: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Run `work` to its end, or until the event is set. Raises what it raises."""
-    working, telling = asyncio.create_task(work), asyncio.create_task(told.wait())
-    try:
-        await asyncio.wait({working, telling}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        telling.cancel()
-        working.cancel()
-        await asyncio.wait({working})
-    if not working.cancelled():
-        working.result()

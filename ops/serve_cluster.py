@@ -1,4 +1,4 @@
-"""A whole cluster on one machine: Redis, Ray, replicas, router."""
+"""A whole cluster, started from this machine: Redis, Ray, replicas, router."""
 
 import asyncio
 import shutil
@@ -10,10 +10,12 @@ from trunkline import AsyncClient, TrunklineError
 
 from cluster.loading import LoadingBoard, LoadingProgress
 from cluster.ray_cluster import join_ray, leave_ray, start_local_ray
+from cluster.ray_node import JoinError
 from cluster.redis_client import connect
 from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 from ops.failure import CommandError
+from ops.serve_head import Head
 from ops.serve_reaper import Reaper
 from ops.serve_router import RouterProcess
 from ops.serve_run_file import note_rollout, write_run_file
@@ -31,7 +33,8 @@ class LocalCluster:
         self._on_ray = on_ray
         self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
         self.addresses: dict[str, str] = {}
-        self._redis = None if settings.redis.url else RedisServer(self.directory)
+        self.head = Head(settings, self.directory) if settings.ray.node_address else None
+        self._redis = None if settings.redis.url else _own_redis(settings, self.directory)
         if self._redis is not None:
             redis = settings.redis.model_copy(update={"url": self._redis.url})
             settings = settings.model_copy(update={"redis": redis})
@@ -47,6 +50,8 @@ class LocalCluster:
         """Start everything, all at the same time. Raises CommandError."""
         if self._redis is not None:
             await _told(self._redis.start())
+        if self.head is not None:
+            await _told(self.head.start())
         self._loop = asyncio.get_running_loop()
         # A thread cannot be cancelled: `stop` has to wait for it.
         self._deploying = self._loop.run_in_executor(None, self._deploy)
@@ -86,6 +91,8 @@ class LocalCluster:
                 group.create_task(self._router.keep())
                 if self._redis is not None:
                     group.create_task(self._redis.keep())
+                if self.head is not None:
+                    group.create_task(self.head.watch())
         except ExceptionGroup as failures:
             raise CommandError(f"cannot go on: {failures.exceptions[0]}") from failures
 
@@ -112,7 +119,8 @@ class LocalCluster:
         """
         from workers.replica.rollout import rollout_status
 
-        while (await asyncio.to_thread(rollout_status)).num_starting:
+        # Serve tells of no events.
+        while (await asyncio.to_thread(rollout_status)).num_starting:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         await self._replace_replicas(self.settings)
 
@@ -141,6 +149,8 @@ class LocalCluster:
                 await asyncio.to_thread(self._undeploy)
             if self._redis is not None:
                 await self._redis.stop()
+            if self.head is not None:
+                await self.head.stop()
         finally:
             await asyncio.to_thread(self._reaper.reap)
             if self._run_file is not None:
@@ -149,11 +159,13 @@ class LocalCluster:
                 shutil.rmtree(self.directory, ignore_errors=True)
 
     def _deploy(self) -> None:
-        address = self.settings.ray.address
-        if address is None:
-            start_local_ray(self.settings.ray, self.directory / "ray")
+        ray = self.settings.ray
+        if self.head is not None:
+            join_ray(self.head.address, self.head.node_address)
+        elif ray.address is not None:
+            join_ray(ray.address)
         else:
-            join_ray(address)
+            start_local_ray(ray, self.directory / "ray")
         self._loop.call_soon_threadsafe(self._on_ray)
         if not self._stopping:
             from workers.replica.rollout import deploy
@@ -177,9 +189,14 @@ class LocalCluster:
         return sum(m.ready_replicas for m in models if m.name == self.settings.model_name)
 
 
+def _own_redis(settings: Settings, directory: Path) -> RedisServer:
+    host = settings.ray.node_address
+    return RedisServer(directory, (host, settings.redis.port) if host else None)
+
+
 async def _told(starting: Awaitable[None]) -> None:
     """Whatever keeps a part from starting, in one line. Raises CommandError."""
     try:
         await starting
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, JoinError) as error:
         raise CommandError(str(error).strip().splitlines()[0]) from error

@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from cluster.loading import LoadingProgress
-from cluster.settings import Settings
+from ops.serve_cluster import LocalCluster
 
 Loading = Callable[[], Awaitable[list[LoadingProgress]]]
 
@@ -20,7 +19,7 @@ _READY = """\
 Trunkline serves {model} ({replicas})
   gRPC    {grpc}
   HTTP    http://{http}/v1
-  Logs    {logs}
+  Logs    {logs}{join}
 
   curl http://{http}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
@@ -58,14 +57,16 @@ class Screen:
             finally:
                 following.cancel()
 
-    def ready(self, settings: Settings, addresses: dict[str, str], logs: Path) -> None:
-        """All that is needed to use the cluster."""
-        count = settings.replica.count
+    def ready(self, cluster: LocalCluster) -> None:
+        """All that is needed to use the cluster, and to add machines to it."""
+        count = cluster.settings.replica.count
+        join = f"\n  Join    {cluster.head.join_command}" if cluster.head else ""
         block = _READY.format(
-            model=settings.model_name,
+            model=cluster.settings.model_name,
             replicas="1 replica" if count == 1 else f"{count} replicas",
-            logs=logs,
-            **addresses,
+            logs=cluster.directory,
+            join=join,
+            **cluster.addresses,
         )
         self._output.print(block, markup=False)
 
