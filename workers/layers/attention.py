@@ -1,11 +1,12 @@
 """The seam between a model and the attention kernels."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 
+from workers.kernels.cpu_batch import Ids
 from workers.layers.kv_cache import LayerCache
 from workers.layers.rotary import Rotation
 
@@ -22,8 +23,8 @@ class AttentionMetadata:
     context_lens: list[int]
     """S lengths in tokens with this step's included: the queries of sequence s stand at its
     last positions."""
-    block_tables: list[list[int]]
-    """S lists of block ids in order of position. Blocks that lie wholly before every sliding
+    block_tables: Sequence[Ids]
+    """S tables of block ids in order of position. Blocks that lie wholly before every sliding
     window may be 0, the null block."""
     slot_mapping: torch.Tensor
     """int64 [query_starts[-1]]: block id * block_size + offset for each row's key and value."""
@@ -81,6 +82,10 @@ class AttentionShape(NamedTuple):
 
 class AttentionBackend(Protocol):
     """A way to compute attention over the paged cache."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether our own CPU kernels do all of it."""
 
     def prepare(
         self,

@@ -7,7 +7,7 @@ import torch
 
 from workers.kernels.cpu_attention import CpuAttention
 from workers.kernels.cpu_batch import CpuBatch
-from workers.kernels.library import load_library
+from workers.kernels.library import Library, load_library
 from workers.layers.attention import AttentionMetadata, AttentionPlan, AttentionShape, HeadNorm
 from workers.layers.kv_cache import LayerCache
 from workers.layers.rotary import Rotation
@@ -20,17 +20,14 @@ class NativeAttention:
     whatever batch was prepared last, as long as it is padded to the same number of rows.
     """
 
+    is_native = True
+
     def __init__(self, shape: AttentionShape, *, row_by_row: bool = False) -> None:
         """With `row_by_row`, a query's result is the same alone and among others of its sequence.
 
-        Raises ValueError where the kernels cannot be had, or not for heads of this size."""
-        library = load_library()
-        if library is None:
-            raise ValueError(
-                "attention: got 'native', which needs AVX2, FMA and a C++ compiler; "
-                "expected 'sdpa' here"
-            )
-        self._kernels = CpuAttention(library, *shape, row_by_row=row_by_row)
+        Raises ValueError where the kernels cannot be had, or not for heads of this size.
+        """
+        self._kernels = CpuAttention(attention_library(), *shape, row_by_row=row_by_row)
         self._batch = CpuBatch()
 
     def prepare(
@@ -78,3 +75,14 @@ class NativePlan:
         self.kernels.attend(
             self.batch, qkv, keys, values, *scales, window=window, scale=scale, out=out
         )
+
+
+def attention_library() -> Library:
+    """The kernels. Raises ValueError where they cannot be had."""
+    library = load_library()
+    if library is None:
+        raise ValueError(
+            "attention: got 'native', which needs AVX2, FMA and a C++ compiler; "
+            "expected 'sdpa' here"
+        )
+    return library

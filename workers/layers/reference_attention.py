@@ -16,6 +16,8 @@ from workers.layers.written_heads import write_heads
 class ReferenceAttention:
     """Attends sequence by sequence with float32 softmax; slow, and simple enough to trust."""
 
+    is_native = False
+
     def __init__(self, shape: AttentionShape) -> None:
         self._shape = shape
 

@@ -21,6 +21,8 @@ when they are read, large enough to spread the cost of a call."""
 class SdpaAttention:
     """Decodes in groups of similar length, prefills sequence by sequence."""
 
+    is_native = False
+
     def __init__(self, shape: AttentionShape) -> None:
         self._shape = shape
         self._elements_per_token = 2 * shape.num_kv_heads * shape.head_dim

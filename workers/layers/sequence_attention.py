@@ -84,7 +84,7 @@ class SequenceParallelAttention:
 
     @property
     def is_native(self) -> bool:
-        """Whether the CPU kernels do all of it."""
+        """See AttentionBackend."""
         return self._native is not None
 
     def prepare(

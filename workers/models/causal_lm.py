@@ -8,9 +8,9 @@ from workers.kernels.library import Library
 from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import AttentionBackend, AttentionMetadata, AttentionPlan
 from workers.layers.decoder_layer import DecoderLayer
+from workers.layers.expert_load import ExpertLoad
 from workers.layers.kv_cache import KVCache
 from workers.layers.linear import Linear, NativeLinear
-from workers.layers.native_attention import NativeAttention
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
@@ -49,6 +49,8 @@ class CausalLM:
     """Of all weights as they are kept, embedding and norms included."""
     dense: Group
     """The ranks that hold the other parts of the same layers."""
+    expert_load: ExpertLoad | None
+    """Rows that were routed to each expert; None for a model without experts."""
 
     @property
     def is_native(self) -> bool:
@@ -56,11 +58,13 @@ class CausalLM:
         return (
             (self.head is None or isinstance(self.head, NativeLinear))
             and all(layer.is_native for layer in self.layers)
-            and isinstance(self.backend, NativeAttention)
+            and self.backend.is_native
         )
 
     def prepare(self, metadata: AttentionMetadata) -> AttentionPlan:
         """Plan one step's attention, for `forward`."""
+        if self.expert_load is not None:
+            self.expert_load.num_real.fill_(metadata.query_starts[-1])
         return self.backend.prepare(metadata, self.shape.windows, self.dtype, self.device)
 
     def forward(

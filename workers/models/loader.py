@@ -10,6 +10,7 @@ from workers.kernels.library import Library, load_library
 from workers.kernels.row_kernels import row_kernels
 from workers.layers.attention import AttentionBackend, AttentionShape
 from workers.layers.attention_registry import attention_backend
+from workers.layers.expert_load import ExpertLoad
 from workers.layers.linear import Linear, multiplies_by_onednn
 from workers.layers.rotary import RotaryEmbedding
 from workers.models.causal_lm import CausalLM
@@ -71,7 +72,9 @@ def load_model(
     dtype = dtype or _served_dtype(config, device)
     shape = rank_shape(config, ranks.layout, ranks.place)
     heads = AttentionShape(shape.num_heads, shape.num_kv_heads, shape.head_dim)
-    backend = attention_backend(attention, heads, dtype, device, deterministic=deterministic)
+    backend = attention_backend(
+        attention, heads, dtype, device, deterministic=deterministic, sequence=ranks.sequence
+    )
     library = load_library() if device.type == "cpu" else None
     with Checkpoint(path) as checkpoint:
         weights = Weights(
@@ -105,7 +108,9 @@ def _model(
 ) -> CausalLM:
     rows = row_kernels(library)
     embedding = _embedding(weights, config, shape, ranks)
-    builder, layers = LayerBuilder(weights, config, shape, ranks, rows), []
+    experts = config.layer.experts
+    load = None if experts is None else ExpertLoad.allocate(shape.num_layers, experts.num_experts)
+    builder, layers = LayerBuilder(weights, config, shape, ranks, rows, load), []
     for index in shape.layers:
         layers.append(builder.layer(index))
         if progress is not None:
@@ -128,6 +133,7 @@ def _model(
         library=library,
         weight_bytes=weights.num_bytes,
         dense=ranks.dense,
+        expert_load=load,
     )
 
 
@@ -169,12 +175,19 @@ def _served_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def _linear_modules(config: ModelConfig) -> list[str]:
-    names = [f"self_attn.{name}_proj" for name in "qkvo"]
-    names += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     layers = [
-        f"model.layers.{index}.{name}" for index in range(config.num_layers) for name in names
+        f"model.layers.{index}.{name}"
+        for index in range(config.num_layers)
+        for name in (*(f"self_attn.{name}_proj" for name in "qkvo"), *_mlp_modules(config, index))
     ]
     return [*layers, HEAD]
+
+
+def _mlp_modules(config: ModelConfig, index: int) -> list[str]:
+    experts = config.layer.experts
+    if experts is not None and experts.sparse_layers[index]:
+        return experts.linear_modules
+    return [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 
 def _pass_over_other_stages(
