@@ -13,6 +13,21 @@ class Chunk(NamedTuple):
     sequence: Sequence
     start: int
     length: int
+    incarnation: int
+    """The sequence's, when this was planned."""
+    samples: bool
+    """Whether it reaches the sequence's end, so that a token is sampled."""
+    num_scored: int
+    """How many of its first tokens are followed by one whose log-probability is asked for."""
+
+    @classmethod
+    def next_of(cls, sequence: Sequence, length: int) -> "Chunk":
+        """The next tokens of a sequence to be handed to a step."""
+        start = sequence.num_scheduled
+        end = start + length
+        samples = end == len(sequence.token_ids)
+        scored = _num_scored(sequence, start, end)
+        return cls(sequence, start, length, sequence.incarnation, samples, scored)
 
     @property
     def end(self) -> int:
@@ -20,9 +35,9 @@ class Chunk(NamedTuple):
         return self.start + self.length
 
     @property
-    def samples(self) -> bool:
-        """Whether it reaches the sequence's end, so that a token is sampled."""
-        return self.end == len(self.sequence.token_ids)
+    def is_stale(self) -> bool:
+        """Whether the sequence has lost its blocks since, so that nobody wants the result."""
+        return self.incarnation != self.sequence.incarnation
 
 
 @dataclass(slots=True)
@@ -32,6 +47,8 @@ class Batch:
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[CopyPair] = field(default_factory=list)
     """Blocks to copy before anything is computed."""
+    cleared: list[int] = field(default_factory=list)
+    """Blocks to clear before that."""
 
     num_tokens: int = 0
     """Rows that go through the model."""
@@ -48,3 +65,10 @@ class Batch:
         self.chunks = [chunk for chunk in self.chunks if chunk.sequence is not sequence]
         self.copies = [copy for copy in self.copies if copy[1] not in sequence.block_table]
         self.num_tokens = sum(chunk.length for chunk in self.chunks)
+
+
+def _num_scored(sequence: Sequence, start: int, end: int) -> int:
+    wants = sequence.group.request.params.prompt_top_logprobs is not None
+    if not wants or sequence.num_output:
+        return 0
+    return max(0, min(end, sequence.num_prompt - 1) - start)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from time import monotonic
 
 from workers.engine.batch import Batch
-from workers.engine.model_runner import ModelRunner, Sample, StepResult
+from workers.engine.model_runner import Sample, StepResult
 from workers.engine.request import FinishReason, SampleOutput, Started
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence
@@ -16,23 +16,20 @@ _NOT_FINITE = "the model's values are not finite"
 class Bookkeeper:
     """Appends sampled tokens, forks requests into their samples, and ends samples."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        runner: ModelRunner,
-        stats: Stats,
-        eos_token_ids: tuple[int, ...],
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, stats: Stats, eos_token_ids: tuple[int, ...]) -> None:
         self._scheduler = scheduler
-        self._runner = runner
         self._stats = stats
         self._eos_token_ids = frozenset(eos_token_ids)
 
     def commit(self, batch: Batch, result: StepResult) -> list[SampleOutput]:
-        """The outputs of a step that computed `batch` and brought forth `result`."""
+        """The outputs of a step that computed `batch` and brought forth `result`.
+
+        What it computed for sequences that have lost their blocks meanwhile is dropped.
+        """
+        chunks = [chunk for chunk in batch.chunks if not chunk.is_stale]
         outputs = [output for s in result.failed for output in self._fail(s, _NOT_FINITE)]
         now = monotonic()
-        for chunk in batch.chunks:
+        for chunk in chunks:
             sequence, group = chunk.sequence, chunk.sequence.group
             if not group.is_started:
                 group.is_started = True
@@ -110,9 +107,7 @@ class Bookkeeper:
 
     def _fail(self, sequence: Sequence, error: str) -> list[SampleOutput]:
         """End a sample that went wrong; whoever gets its blocks next finds no trace of it."""
-        pool, table = self._scheduler.blocks.pool, sequence.block_table
-        unshared = [b for b in table[sequence.num_registered :] if b and pool.num_holders(b) == 1]
-        self._runner.clear_blocks(unshared)
+        self._scheduler.blocks.distrust(sequence)
         outputs = self.cut_off(sequence, FinishReason.ERROR, error)
         self._stats.failed_samples += len(outputs)
         return outputs

@@ -14,10 +14,13 @@ from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
 from workers.engine.cache_size import cache_blocks, cache_dtype
 from workers.engine.card import model_card
+from workers.engine.gang_protocol import Gang, SoloGang
+from workers.engine.in_flight import InFlight
 from workers.engine.intake import Intake
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.load import Load
 from workers.engine.model_runner import ModelRunner, StepResult
+from workers.engine.rank_runner import RankRunner
 from workers.engine.rates import Rates
 from workers.engine.request import FinishReason, Request, SampleOutput
 from workers.engine.scheduler import Scheduler
@@ -29,10 +32,11 @@ from workers.models.causal_lm import CausalLM
 
 
 class Engine:
-    """Serves one model. Not thread-safe: one thread makes all calls.
+    """Serves one model, as the leader of the ranks that it is divided among. Not thread-safe: one
+    thread makes all calls.
 
     Raises what `load_model` raises if the model cannot be served, and ValueError if the KV cache
-    has no room for a single block.
+    has no room for a single block. Whoever makes an engine of several ranks closes it.
     """
 
     def __init__(
@@ -40,16 +44,20 @@ class Engine:
         model_dir: Path,
         settings: EngineSettings,
         progress: Callable[[int, int], None] | None = None,
+        gang: Gang | None = None,
     ) -> None:
+        """Without a `gang`, this is the only rank."""
         self._settings = settings
-        self.model = served_model(model_dir, settings, progress)
+        self._gang = gang or SoloGang()
+        ranks = self._gang.ranks
+        self.model = served_model(model_dir, settings, progress, ranks)
         config, block_size = self.model.config, settings.block_size
         self.max_model_len = min(
             settings.max_model_len or config.max_sequence_len, config.max_sequence_len
         )
         self.stats = Stats()
         self._rates = Rates()
-        num_blocks = cache_blocks(self.model, settings, self.max_model_len)
+        num_blocks = self._gang.agree_blocks(cache_blocks(self.model, settings, self.max_model_len))
         self.blocks = KVBlocks(
             BlockPool(num_blocks),
             block_size,
@@ -60,6 +68,7 @@ class Engine:
             self.blocks,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,
+            num_in_flight=ranks.layout.pipeline,
         )
         cache = KVCache.allocate(
             self.model.shape,
@@ -69,13 +78,22 @@ class Engine:
             self.model.device,
         )
         self._runner = ModelRunner(
-            self.model,
-            cache,
+            RankRunner(
+                self.model,
+                cache,
+                ranks,
+                block_size=block_size,
+                max_num_tokens=settings.max_num_batched_tokens,
+            ),
+            self._gang.send,
             block_size=block_size,
-            max_num_tokens=settings.max_num_batched_tokens,
+            num_in_flight=ranks.layout.pipeline,
             watch=self.stats.watch,
         )
-        self._keeper = Bookkeeper(self._scheduler, self._runner, self.stats, config.eos_token_ids)
+        self._in_flight = InFlight(
+            self._scheduler, self._runner, self.stats.watch, ranks.layout.pipeline
+        )
+        self._keeper = Bookkeeper(self._scheduler, self.stats, config.eos_token_ids)
         self._intake = Intake(self.blocks, config, settings, self.max_model_len)
         self._card = model_card(model_dir, config, block_size, self.max_model_len)
         self._groups: dict[str, RequestGroup] = {}
@@ -85,7 +103,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._groups)
+        return bool(self._groups or self._in_flight)
 
     def card(self, name: str) -> ModelCard:
         """What routers have to know about the model, under the name it is served by."""
@@ -121,15 +139,18 @@ class Engine:
                 self._scheduler.remove(sequence)
 
     def step(self) -> list[SampleOutput]:
-        """Compute one step; what has become of the requests in it."""
+        """Compute one step, the oldest in flight; what has become of the requests in it.
+
+        Raises RankLostError if ranks are lost, and is of no use any more then.
+        """
         watch = self.stats.watch
         watch.start()
         began = perf_counter()
+        self._gang.check()
         outputs = self._expire()
-        batch = self._scheduler.schedule()
-        watch.lap("schedule")
-        if batch.chunks:
-            result = self._runner.run(batch)
+        self._in_flight.submit()
+        if self._in_flight:
+            batch, result = self._in_flight.collect()
             self._count(batch, result, perf_counter() - began)
             outputs += self._keeper.commit(batch, result)
         for output in outputs:
@@ -168,6 +189,10 @@ class Engine:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()
 
+    def close(self) -> None:
+        """Let the other ranks end; the engine cannot be used any more."""
+        self._gang.close()
+
     def _note_deadline(self, deadline: float, request_id: str) -> None:
         """Remember a deadline, and forget those of requests that ended long before theirs."""
         heapq.heappush(self._deadlines, (deadline, request_id))
@@ -188,7 +213,7 @@ class Engine:
         return outputs
 
     def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
-        """Count a step before its tokens are appended, while chunks know that they sample."""
+        """Count a step."""
         num_decode = sum(chunk.length == 1 and chunk.samples for chunk in batch.chunks)
         num_prefill = batch.num_tokens - num_decode
         self._rates.observe(num_prefill, num_decode, seconds)

@@ -1,10 +1,11 @@
 """Block tables of sequences: which blocks a sequence holds, and what it shares with others."""
 
+from array import array
 from bisect import bisect_left
 
 from cluster.prefix.block_hash import block_hash, block_hashes
 from workers.engine.block_pool import BlockPool
-from workers.engine.sequence import Sequence
+from workers.engine.sequence import BlockTable, Sequence
 
 CopyPair = tuple[int, int]
 """(source block, destination block)"""
@@ -23,6 +24,7 @@ class KVBlocks:
         self.block_size = block_size
         self._share_prefixes = share_prefixes
         self._window = window
+        self._unclean: set[int] = set()
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
@@ -67,11 +69,12 @@ class KVBlocks:
         usable = (len(sequence.token_ids) - 1) // self.block_size
         blocks = self.pool.match(sequence.block_hashes[:usable])
         self.pool.hold(blocks)
-        sequence.block_table = blocks
+        sequence.block_table = array("q", blocks)
         sequence.num_registered = len(blocks)
         sequence.num_computed = len(blocks) * self.block_size
         if blocks:
             self._adopt_within(sequence)
+        sequence.num_scheduled = sequence.num_computed
         return sequence.num_computed
 
     def _adopt_within(self, sequence: Sequence) -> None:
@@ -89,12 +92,12 @@ class KVBlocks:
         if self.pool.num_available < self.blocks_for(len(sequence.token_ids)) - len(table):
             self.pool.release([block])
             return
-        sequence.block_table = [*table, block]
+        table.append(block)
         sequence.num_computed = start + num_tokens
 
     def blocks_needed(self, sequence: Sequence, num_tokens: int) -> int:
         """Blocks to allocate before `num_tokens` more can be computed, copies on write included."""
-        end = sequence.num_computed + num_tokens
+        end = sequence.num_scheduled + num_tokens
         missing = self.blocks_for(end) - len(sequence.block_table)
         return missing + (self._shared_tail(sequence) is not None)
 
@@ -112,18 +115,19 @@ class KVBlocks:
             table[shared] = self.pool.allocate()
             self.pool.release([source])
             copy = (source, table[shared])
-        for _ in range(self.blocks_for(sequence.num_computed + num_tokens) - len(table)):
+        for _ in range(self.blocks_for(sequence.num_scheduled + num_tokens) - len(table)):
             table.append(self.pool.allocate())
         return copy
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Let `child`, which has the same tokens, share all of `parent`'s blocks."""
         self.pool.hold(number for number in parent.block_table if number)
-        child.block_table = list(parent.block_table)
+        child.block_table = parent.block_table[:]
         child.block_hashes = list(parent.block_hashes)
         child.num_registered = parent.num_registered
         child.num_window_freed = parent.num_window_freed
         child.num_computed = parent.num_computed
+        child.num_scheduled = parent.num_scheduled
 
     def register_full(self, sequence: Sequence) -> None:
         """Offer the blocks that have become full to the prefix cache."""
@@ -139,12 +143,30 @@ class KVBlocks:
             sequence.num_registered = i + 1
 
     def release(self, sequence: Sequence) -> None:
-        """Give back all blocks; what is cached stays findable."""
+        """Give back all blocks; what is cached stays findable.
+
+        What steps in flight still write there is not looked at, so it does not count as clean.
+        """
+        self._distrust_in_flight(sequence, len(sequence.block_table))
         self.pool.release(sequence.block_table)
-        sequence.block_table = []
+        sequence.block_table = array("q")
         sequence.num_registered = 0
         sequence.num_window_freed = 0
         sequence.num_computed = 0
+        sequence.num_scheduled = 0
+        sequence.incarnation += 1
+
+    def distrust(self, sequence: Sequence) -> None:
+        """Have cleared what the sequence wrote and nobody else holds or may find.
+
+        It may be values that are not finite: whoever gets the blocks next finds no trace of them.
+        """
+        self._distrust(sequence.block_table[sequence.num_registered :])
+
+    def take_unclean(self) -> list[int]:
+        """The blocks that the next step has to clear before it copies or writes any."""
+        unclean, self._unclean = self._unclean, set()
+        return list(unclean)
 
     def release_behind_window(self, sequence: Sequence) -> int:
         """Give back blocks that no layer will look at again; returns how many were let go.
@@ -154,8 +176,9 @@ class KVBlocks:
         """
         if self._window is None:
             return 0
-        first_visible = max(0, sequence.num_computed - self._window + 1) // self.block_size
+        first_visible = max(0, sequence.num_scheduled - self._window + 1) // self.block_size
         first, last = sequence.num_window_freed, min(first_visible, len(sequence.block_table))
+        self._distrust_in_flight(sequence, last)
         for i in range(first, last):
             number = sequence.block_table[i]
             self.pool.forget(number)
@@ -166,9 +189,20 @@ class KVBlocks:
 
     def _shared_tail(self, sequence: Sequence) -> int | None:
         """The index of a block that is to be written and that others hold, or may find, too."""
-        index, offset = divmod(sequence.num_computed, self.block_size)
+        index, offset = divmod(sequence.num_scheduled, self.block_size)
         if not offset:
             return None
         block = sequence.block_table[index]
         is_shared = self.pool.num_holders(block) > 1 or self.pool.is_cached(block)
         return index if is_shared else None
+
+    def _distrust_in_flight(self, sequence: Sequence, end: int) -> None:
+        """Distrust the table's blocks up to `end` that steps in flight write to."""
+        if sequence.num_scheduled > sequence.num_computed:
+            first = sequence.num_computed // self.block_size
+            self._distrust(sequence.block_table[first:end])
+
+    def _distrust(self, table: BlockTable) -> None:
+        for number in table:
+            if number and self.pool.num_holders(number) == 1 and not self.pool.is_cached(number):
+                self._unclean.add(number)

@@ -1,25 +1,21 @@
-"""Runs a step's plan through the model and draws its tokens."""
+"""The leader's part of a step: has all ranks compute it, and draws tokens from the logits."""
 
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from workers.engine.batch import Batch, Chunk
-from workers.engine.batch_tensors import BatchTensors, StepInputs, bucket
 from workers.engine.logprobs import token_logprobs
+from workers.engine.rank_runner import RankRunner
 from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw, Sampler
 from workers.engine.sequence import Sequence
+from workers.engine.step_inputs import StepInputs
+from workers.engine.step_plan import StepPlan
 from workers.engine.stopwatch import Stopwatch
 from workers.kernels.cpu_sampling import CpuSampling
-from workers.layers.attention import AttentionPlan
-from workers.layers.kv_cache import KVCache
-from workers.layers.workspace import Workspace
-from workers.models.causal_lm import CausalLM
-from workers.models.recorder import Recorder
-
-_LOGITS_ROWS = 256
-"""Prompt rows whose logits are held in memory at a time."""
 
 
 class Sample(NamedTuple):
@@ -32,116 +28,109 @@ class Sample(NamedTuple):
     logprob: TokenLogprob | None
 
 
+ChunkLogprobs = tuple[Chunk, list[TokenLogprob]]
+
+
 class StepResult(NamedTuple):
-    """What a step brought forth."""
+    """What a step brought forth, for chunks that are not stale."""
 
     samples: list[Sample]
-    prompt_logprobs: list[tuple[Chunk, list[TokenLogprob]]]
+    prompt_logprobs: list[ChunkLogprobs]
     failed: list[Sequence]
-    """Those whose values are not finite; they have no samples."""
+    """Those whose values are not finite; they have nothing else."""
+
+
+class Submitted(NamedTuple):
+    """A batch that all ranks have been told of."""
+
+    batch: Batch
+    plan: StepPlan
 
 
 class ModelRunner:
-    """Owns the model, the KV cache's tensors and the memory that steps work in."""
+    """Takes batches, one or several ahead, and returns what came of them in the same order."""
 
     def __init__(
         self,
-        model: CausalLM,
-        cache: KVCache,
+        rank: RankRunner,
+        send: Callable[[StepPlan], None],
         *,
         block_size: int,
-        max_num_tokens: int,
+        num_in_flight: int,
         watch: Stopwatch,
     ) -> None:
-        """For steps of up to max_num_tokens tokens."""
-        self._model = model
-        self._cache = cache
-        self._inputs = StepInputs(max_num_tokens, block_size, model.device)
-        self._workspace = Workspace.allocate(
-            model.shape, self._inputs.max_rows, model.dtype, model.device
-        )
-        self._recorder = Recorder(model.library)
-        self._logits = torch.empty(0, model.config.vocab_size, device=model.device)
+        """`send` hands a plan to all other ranks; `num_in_flight` may be submitted at a time."""
+        self._rank = rank
+        self._send = send
+        self._inputs = deque(StepInputs(block_size) for _ in range(num_in_flight))
+        model = rank.model
+        self._rows = model.rows
         self._kernels = None if model.library is None else CpuSampling(model.library)
         self._sampler = Sampler(model.config.eos_token_ids, self._kernels)
         self._watch = watch
 
-    @torch.inference_mode()
-    def run(self, batch: Batch) -> StepResult:
-        """Compute the batch's chunks and sample where they reach their sequence's end."""
-        self._cache.copy_blocks(batch.copies)
-        tensors = self._inputs.fill(batch)
-        plan = self._model.prepare(tensors.attention)
+    def submit(self, batch: Batch) -> Submitted:
+        """Tell all ranks of a batch that is not empty. Raises RankLostError."""
+        self._inputs.rotate()
+        plan = self._inputs[0].fill(batch)
+        self._send(plan)
         self._watch.lap("build")
-        hidden = self._forward(tensors, plan)
-        starts = tensors.attention.query_starts
-        failed = self._not_finite(hidden[: batch.num_tokens], batch.chunks, starts)
-        placed = [
-            (chunk, start)
-            for chunk, start in zip(batch.chunks, starts, strict=False)
-            if chunk.sequence not in failed
-        ]
-        prompt_logprobs = [
-            (chunk, self._prompt_logprobs(hidden[start : start + chunk.length], chunk))
-            for chunk, start in placed
-            if _wants_prompt_logprobs(chunk)
-        ]
-        ends = [
-            (chunk.sequence, start + chunk.length - 1) for chunk, start in placed if chunk.samples
-        ]
+        return Submitted(batch, plan)
+
+    @torch.inference_mode()
+    def collect(self, submitted: Submitted) -> StepResult:
+        """Compute what was submitted first of all that is not collected, and sample where chunks
+        reach their sequence's end. Raises RankLostError.
+
+        Logits are computed as the plan says, also where nobody wants them any more: other ranks
+        know nothing of that.
+        """
+        batch, plan = submitted
+        step = self._rank.prepare(plan)
+        self._watch.lap("build")
+        hidden = self._rank.forward(step)
+        failed = self._not_finite(hidden, submitted)
+        dropped = [c for c in batch.chunks if c.is_stale or c.sequence in failed]
         samples: list[Sample] = []
-        if ends:
-            logits = self._logits_of(hidden[torch.tensor([row for _, row in ends])])
+        if len(plan.sampled_rows):
+            logits = self._rank.logits(hidden, plan.sampled_rows)
             self._watch.lap("forward")
-            samples = self._sample(logits, [sequence for sequence, _ in ends])
+            samples = self._sample(logits, [c for c in batch.chunks if c.samples], dropped)
             self._watch.lap("sample")
-        else:
-            self._watch.lap("forward")
+        prompt_logprobs = self._prompt_logprobs(hidden, submitted, dropped)
+        self._watch.lap("forward")
         return StepResult(samples, prompt_logprobs, failed)
 
-    def _forward(self, tensors: BatchTensors, plan: AttentionPlan) -> torch.Tensor:
-        token_ids, positions = tensors.token_ids, tensors.positions
-        workspace = self._workspace.first(len(token_ids))
-        self._recorder.run(
-            len(token_ids),
-            lambda: self._model.forward(token_ids, positions, self._cache, plan, workspace),
-        )
-        return workspace.normed
+    def kernel_seconds(self) -> list[tuple[str, float]]:
+        """See Engine."""
+        return self._rank.kernel_seconds()
 
-    def _not_finite(
-        self, hidden: torch.Tensor, chunks: list[Chunk], starts: list[int]
-    ) -> list[Sequence]:
+    def _not_finite(self, hidden: torch.Tensor, submitted: Submitted) -> list[Sequence]:
         """The sequences with a row of hidden states, [T, H], that has NaN or infinity in it.
 
         Found here and not by their logits alone, so that a prompt read in several steps is caught
         before its blocks can be shared.
         """
-        is_finite = hidden.new_empty(len(hidden), dtype=torch.bool)
-        self._model.rows.are_finite(hidden, is_finite)
+        batch, plan = submitted
+        is_finite = hidden.new_empty(plan.num_tokens, dtype=torch.bool)
+        self._rows.are_finite(hidden[: plan.num_tokens], is_finite)
         if is_finite.all():
             return []
+        starts = plan.query_starts.tolist()
         return [
             chunk.sequence
-            for chunk, start in zip(chunks, starts, strict=False)
-            if not is_finite[start : start + chunk.length].all()
+            for chunk, start in zip(batch.chunks, starts, strict=False)
+            if not chunk.is_stale and not is_finite[start : start + chunk.length].all()
         ]
 
-    def _logits_of(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [R, vocab_size] of hidden states [R, H]; valid until the next call."""
-        num_rows = len(hidden)
-        if num_rows > len(self._logits):
-            self._logits = self._logits.new_empty(bucket(num_rows), self._logits.shape[1])
-        return self._model.logits(hidden, self._logits[:num_rows])
-
-    def kernel_seconds(self) -> list[tuple[str, float]]:
-        """See Engine."""
-        return self._recorder.seconds()
-
-    def clear_blocks(self, blocks: list[int]) -> None:
-        """Clear blocks that hold values which are not finite, before anyone else gets them."""
-        self._cache.zero_blocks(blocks)
-
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sample]:
+    def _sample(
+        self, logits: torch.Tensor, chunks: list[Chunk], dropped: list[Chunk]
+    ) -> list[Sample]:
+        """Draw the tokens after chunks, one row of logits each, but for those that are dropped."""
+        if dropped:
+            kept = [row for row, chunk in enumerate(chunks) if chunk not in dropped]
+            logits, chunks = logits[kept], [chunks[row] for row in kept]
+        sequences = [chunk.sequence for chunk in chunks]
         targets = [(s, index) for s in sequences for index in _sample_indices(s)]
         rows = [row for row, s in enumerate(sequences) for _ in _sample_indices(s)]
         if len(rows) > len(sequences):
@@ -157,17 +146,31 @@ class ModelRunner:
             for (sequence, index), draw, logprob in zip(targets, draws, logprobs, strict=True)
         ]
 
-    def _prompt_logprobs(self, hidden: torch.Tensor, chunk: Chunk) -> list[TokenLogprob]:
-        """For the prompt tokens that follow the chunk's rows, hidden [L, H]."""
-        sequence = chunk.sequence
-        following = sequence.token_ids[chunk.start + 1 : min(chunk.end + 1, sequence.num_prompt)]
+    def _prompt_logprobs(
+        self, hidden: torch.Tensor, submitted: Submitted, dropped: list[Chunk]
+    ) -> list[ChunkLogprobs]:
+        """Of the prompt tokens that follow the plan's scored rows."""
+        batch, plan = submitted
+        found: list[ChunkLogprobs] = [(chunk, []) for chunk in batch.chunks if chunk.num_scored]
+        segment = range(0)
+        for rows in plan.scored_segments():
+            segment = range(segment.stop, segment.stop + len(rows))
+            logits = self._rank.logits(hidden, rows)
+            own = range(0)
+            for chunk, logprobs in found:
+                own = range(own.stop, own.stop + chunk.num_scored)
+                first, last = max(own.start, segment.start), min(own.stop, segment.stop)
+                if first < last and chunk not in dropped:
+                    part = logits[first - segment.start : last - segment.start]
+                    logprobs.extend(self._score(part, chunk, first - own.start))
+        return [(chunk, logprobs) for chunk, logprobs in found if chunk not in dropped]
+
+    def _score(self, logits: torch.Tensor, chunk: Chunk, offset: int) -> list[TokenLogprob]:
+        """Of the prompt tokens that follow a chunk's rows from `offset` on, logits [L, V]."""
+        sequence, first = chunk.sequence, chunk.start + offset + 1
+        following = sequence.token_ids[first : first + len(logits)]
         num_top = sequence.group.request.params.prompt_top_logprobs or 0
-        found: list[TokenLogprob] = []
-        for first in range(0, len(following), _LOGITS_ROWS):
-            part = following[first : first + _LOGITS_ROWS]
-            logits = self._logits_of(hidden[first : first + len(part)])
-            found += token_logprobs(logits, part, num_top, self._kernels)
-        return found
+        return token_logprobs(logits, following, num_top, self._kernels)
 
     def _logprobs_of(
         self, logits: torch.Tensor, token_ids: list[int], wants: list[int | None]
@@ -188,8 +191,3 @@ def _sample_indices(sequence: Sequence) -> range:
     if group.is_forked:
         return range(sequence.index, sequence.index + 1)
     return range(group.request.params.n)
-
-
-def _wants_prompt_logprobs(chunk: Chunk) -> bool:
-    wanted = chunk.sequence.group.request.params.prompt_top_logprobs is not None
-    return wanted and chunk.sequence.num_output == 0

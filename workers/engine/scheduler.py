@@ -26,13 +26,22 @@ class Scheduler:
     its old rank and is recomputed later.
     """
 
-    def __init__(self, blocks: KVBlocks, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        blocks: KVBlocks,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        num_in_flight: int = 1,
+    ) -> None:
+        """The steps in flight at a time share the running sequences and the token budget."""
         self.blocks = blocks
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.output_length = OutputLength()
         self._max_num_seqs = max_num_seqs
-        self._max_num_batched_tokens = max_num_batched_tokens
+        self._num_in_flight = num_in_flight
+        self._step_tokens = max(1, max_num_batched_tokens // num_in_flight)
         self._admission = Admission(blocks, self.output_length, max_num_batched_tokens)
         self._waiting: list[tuple[_Rank, Sequence]] = []
         self._waiting_tokens = 0
@@ -81,27 +90,40 @@ class Scheduler:
             heapq.heapify(self._waiting)
 
     def schedule(self) -> Batch:
-        """The next step; a sequence is in it at most once. Empty only if nothing waits or runs."""
+        """The next step; a sequence is in it at most once.
+
+        Empty only if nothing waits or runs, or if all that could be computed is in flight.
+        """
         self.running.sort(key=_rank)
         batch = Batch()
-        budget = self._max_num_batched_tokens
-        decodes = [s for s in self.running if s.num_uncomputed == 1]
-        prefills = [s for s in self.running if s.num_uncomputed > 1]
+        share = -(-len(self.running) // self._num_in_flight)
+        decodes = [s for s in self.running if s.num_unscheduled == 1]
+        prefills = [s for s in self.running if s.num_unscheduled > 1]
         for sequence in chain(decodes, prefills):
             if not sequence.block_table:  # preempted in favour of one before it
                 continue
-            num_tokens = min(sequence.num_uncomputed, budget - batch.num_tokens)
-            if num_tokens and self._make_room(sequence, num_tokens, batch):
+            num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
+            if len(batch.chunks) == share or not num_tokens:
+                break
+            if self._make_room(sequence, num_tokens, batch):
                 self._take(sequence, num_tokens, batch)
         self._start_waiting(batch)
+        self._hand_out(batch)
         return batch
+
+    def _hand_out(self, batch: Batch) -> None:
+        """The batch is complete: what it is about to compute is not planned again."""
+        for chunk in batch.chunks:
+            chunk.sequence.num_scheduled = chunk.end
+        if batch.chunks:
+            batch.cleared = self.blocks.take_unclean()
 
     def _start_waiting(self, batch: Batch) -> None:
         """Let those that wait run, in order, until one may not."""
         if not self._waiting or (self.running and self._waiting[0][1] is self._blocked):
             return
         forecast: Forecast | None = None
-        while self._waiting and batch.num_tokens < self._max_num_batched_tokens:
+        while self._waiting and batch.num_tokens < self._step_tokens:
             forecast = forecast or self._admission.forecast(self.running)
             sequence = self._waiting[0][1]
             if not self._start(sequence, forecast, batch):
@@ -116,7 +138,7 @@ class Scheduler:
         if group.request.params.prompt_top_logprobs is None or sequence.num_output:
             self.blocks.adopt_prefix(sequence)
         futures = self._admission.futures(sequence)
-        num_tokens = min(sequence.num_uncomputed, self._max_num_batched_tokens - batch.num_tokens)
+        num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
         fits = not self.running or forecast.fits(futures)
         if fits and self._is_short(sequence, num_tokens):
             self.blocks.release_behind_window(sequence)
@@ -143,7 +165,7 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, num_tokens: int, batch: Batch) -> None:
         copy = self.blocks.extend(sequence, num_tokens)
-        batch.add(Chunk(sequence, sequence.num_computed, num_tokens), copy)
+        batch.add(Chunk.next_of(sequence, num_tokens), copy)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, batch: Batch) -> bool:
         """Free the blocks that the sequence needs; False if it had to yield to others itself."""

@@ -1,6 +1,8 @@
 """One sample of one request on its way through the engine."""
 
+from array import array
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from workers.engine.request import Request, Started, TokenLogprob
 
@@ -8,9 +10,10 @@ from workers.engine.request import Request, Started, TokenLogprob
 class Sequence:
     """Tokens, and how far the model has come with them.
 
-    Three lengths rule everything: ``num_prompt <= len(token_ids)`` and
-    ``num_computed <= len(token_ids)``. A step computes tokens
-    ``num_computed .. num_computed + n``; when it reaches the end, it samples one more.
+    Four lengths rule everything: ``num_prompt <= len(token_ids)`` and
+    ``num_computed <= num_scheduled <= len(token_ids)``. A step computes tokens
+    ``num_scheduled .. num_scheduled + n``; when it reaches the end, it samples one more. Between
+    steps all that is scheduled is computed too, unless several are in flight.
     """
 
     __slots__ = (
@@ -18,9 +21,11 @@ class Sequence:
         "block_hashes",
         "block_table",
         "group",
+        "incarnation",
         "index",
         "num_computed",
         "num_registered",
+        "num_scheduled",
         "num_window_freed",
         "token_ids",
     )
@@ -30,7 +35,11 @@ class Sequence:
         self.index = index
         self.token_ids = list(group.request.prompt_token_ids)
         self.num_computed = 0
-        self.block_table: list[int] = []
+        self.num_scheduled = 0
+        """Tokens handed to steps, whether these are done or not."""
+        self.incarnation = 0
+        """How often it has lost its blocks. What steps bring forth for an earlier one is void."""
+        self.block_table: BlockTable = array("q")
         self.block_hashes: list[bytes] = []
         self.num_registered = 0
         """Blocks of the table that have been offered to the prefix cache."""
@@ -53,6 +62,11 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
+    def num_unscheduled(self) -> int:
+        """Tokens that are still to be handed to a step; none while the next one is sampled."""
+        return len(self.token_ids) - self.num_scheduled
+
+    @property
     def output_token_ids(self) -> list[int]:
         """The tokens that were sampled."""
         return self.token_ids[self.num_prompt :]
@@ -61,6 +75,9 @@ class Sequence:
         """Add a sampled token."""
         self.token_ids.append(token_id)
 
+
+BlockTable: TypeAlias = "array[int]"
+"""Block ids in order of position, 64 bits each, as plans have them."""
 
 Target = tuple[Sequence, int]
 """(sequence, index of the sample that its next token is for)"""

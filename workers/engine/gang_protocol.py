@@ -1,0 +1,52 @@
+"""What an engine needs of the ranks that its model is divided among."""
+
+from typing import Protocol
+
+from workers.engine.step_plan import StepPlan
+from workers.parallel.group import Ranks, solo_ranks
+
+
+class Gang(Protocol):
+    """All ranks of a replica, as their leader sees them."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The leader's own place, and what it exchanges tensors by."""
+
+    def agree_blocks(self, own: int) -> int:
+        """The KV blocks that every rank has room for; the leader itself has room for `own`.
+
+        From then on the other ranks follow plans. Raises RankLostError.
+        """
+
+    def send(self, plan: StepPlan) -> None:
+        """Hand a plan to all other ranks, which run plans in the order sent. Raises RankLostError.
+
+        The plan's memory may change as soon as this returns.
+        """
+
+    def check(self) -> None:
+        """Raise RankLostError if a rank is lost."""
+
+    def close(self) -> None:
+        """Let the other ranks end. Nothing else may be called afterwards."""
+
+
+class SoloGang:
+    """A leader without others."""
+
+    def __init__(self) -> None:
+        self.ranks = solo_ranks()
+
+    def agree_blocks(self, own: int) -> int:
+        """See Gang."""
+        return own
+
+    def send(self, plan: StepPlan) -> None:
+        """See Gang."""
+
+    def check(self) -> None:
+        """See Gang."""
+
+    def close(self) -> None:
+        """See Gang."""

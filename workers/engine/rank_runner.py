@@ -1,0 +1,107 @@
+"""What one rank computes of each step."""
+
+from typing import NamedTuple
+
+import torch
+
+from workers.engine.step_inputs import bucket
+from workers.engine.step_plan import Ints, StepPlan
+from workers.engine.vocabulary_logits import VocabularyLogits
+from workers.layers.attention import AttentionPlan
+from workers.layers.kv_cache import KVCache
+from workers.layers.workspace import Workspace
+from workers.models.causal_lm import CausalLM
+from workers.models.recorder import Recorder
+from workers.parallel.group import Ranks
+
+
+class PreparedStep(NamedTuple):
+    """A plan as the model takes it, in memory that stays where it is."""
+
+    token_ids: torch.Tensor
+    """int64 [T]"""
+    positions: torch.Tensor
+    """int64 [T]"""
+    attention: AttentionPlan
+    workspace: Workspace
+    """Of T rows."""
+
+
+class RankRunner:
+    """Owns a rank's share of the model, the KV cache's tensors and the memory that steps work in.
+
+    All ranks run the same plans in the same order. Where this says so, call it within
+    torch.inference_mode.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: KVCache,
+        ranks: Ranks,
+        *,
+        block_size: int,
+        max_num_tokens: int,
+    ) -> None:
+        """For steps of up to max_num_tokens tokens."""
+        self.model = model
+        self._cache = cache
+        self._ranks = ranks
+        self._block_size = block_size
+        max_rows = bucket(max_num_tokens)
+        self._token_ids = torch.zeros(max_rows, dtype=torch.int64, device=model.device)
+        self._positions = torch.zeros_like(self._token_ids)
+        self._workspace = Workspace.allocate(model.shape, max_rows, model.dtype, model.device)
+        self._recorder = Recorder(model.library)
+        self._logits = VocabularyLogits(model, ranks.dense)
+
+    @torch.inference_mode()
+    def follow(self, plan: StepPlan) -> None:
+        """What every rank but the leader does with a plan. Raises RankLostError."""
+        hidden = self.forward(self.prepare(plan))
+        if self._ranks.is_last_stage:
+            for rows in (plan.sampled_rows, *plan.scored_segments()):
+                self.logits(hidden, rows)
+
+    def prepare(self, plan: StepPlan) -> PreparedStep:
+        """Clear and copy blocks, and work out what layers share. Within inference_mode."""
+        self._cache.zero_blocks(plan.cleared.tolist())
+        self._cache.copy_blocks(plan.copy_pairs)
+        num_rows = len(plan.token_ids)
+        token_ids, positions = self._token_ids[:num_rows], self._positions[:num_rows]
+        token_ids.copy_(torch.from_numpy(plan.token_ids))
+        positions.copy_(torch.from_numpy(plan.positions))
+        attention = self.model.prepare(plan.metadata(self._block_size, self.model.device))
+        return PreparedStep(token_ids, positions, attention, self._workspace.first(num_rows))
+
+    def forward(self, step: PreparedStep) -> torch.Tensor:
+        """Run this rank's layers on the step prepared last. Within inference_mode.
+
+        Returns hidden states after the final norm, [T, hidden_size], in the last stage; elsewhere
+        what the next stage was sent. Raises RankLostError.
+        """
+        token_ids, positions, attention, workspace = step
+        if self._ranks.previous is not None:
+            self._ranks.previous.receive(workspace.residual)
+        self._recorder.run(
+            len(token_ids),
+            lambda: self.model.forward(token_ids, positions, self._cache, attention, workspace),
+        )
+        if self._ranks.following is not None:
+            self._ranks.following.send(workspace.residual)
+        self._ranks.check()
+        return workspace.normed if self._ranks.is_last_stage else workspace.residual
+
+    def logits(self, hidden: torch.Tensor, rows: Ints) -> torch.Tensor:
+        """float32 [R, vocab_size] of some rows of `hidden`, [T, hidden_size], on rank 0.
+
+        All ranks of the last stage call it for the same rows. Valid until the next call. Within
+        inference_mode. Raises RankLostError.
+        """
+        logits = self._logits.of(hidden[torch.from_numpy(rows).to(hidden.device)])
+        self._ranks.check()
+        return logits
+
+    def kernel_seconds(self) -> list[tuple[str, float]]:
+        """See Engine. None of several ranks, which would have to do the step again together."""
+        return self._recorder.seconds() if self._ranks.layout.world_size == 1 else []
