@@ -46,7 +46,11 @@ _LIMITS = {
 
 
 class ChannelLost(Exception):  # noqa: N818 - it is news, not a mistake
-    """The other end is gone, silent, or sends what it must not."""
+    """The other end is gone, or sends what it must not."""
+
+
+class ChannelSilent(ChannelLost):
+    """The other end has said nothing for SILENCE_S; whether it lives is not known."""
 
 
 class Channel:
@@ -85,7 +89,7 @@ class Channel:
         self,
         on_message: Callable[[AnyMessage], None],
         on_plan: Callable[[Plan], None] | None,
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[ChannelLost], None],
     ) -> None:
         """From now on, call these on the reading thread.
 
@@ -99,22 +103,23 @@ class Channel:
                     self._deliver(on_message, on_plan)
             except ChannelLost as lost:
                 if not self._closed.is_set():
-                    on_lost(str(lost))
+                    on_lost(lost)
 
         for name, run in (("control reader", read), ("control heartbeat", self._beat)):
             thread = threading.Thread(target=run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def cut(self) -> None:
-        """End the connection without waiting for our threads; the other end notices at once."""
-        self._closed.set()
+    def hang_up(self) -> None:
+        """Say no more, which the other end notices at once; what it says is still heard."""
         with suppress(OSError):  # the other end was quicker
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """End the connection and what belongs to it. Calling it again is fine."""
-        self.cut()
+        self._closed.set()
+        with suppress(OSError):  # the other end was quicker
+            self._connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -147,9 +152,9 @@ class Channel:
                 self._connection.sendall(_HEADER.pack(kind, len(payload)))
                 self._connection.sendall(payload)
         except TimeoutError as error:
-            raise ChannelLost(f"nothing was taken for {SILENCE_S:g} s") from error
+            raise ChannelSilent(f"it took nothing for {SILENCE_S:g} s") from error
         except OSError as error:
-            raise ChannelLost(f"the connection has ended: {error}") from error
+            raise ChannelLost(f"its connection has ended: {error}") from error
 
     def _read_frame(self, limit: int) -> tuple[FrameKind, bytearray]:
         number, length = _HEADER.unpack(self._read(_HEADER.size))
@@ -169,11 +174,11 @@ class Channel:
             try:
                 count = self._connection.recv_into(rest)
             except TimeoutError as error:
-                raise ChannelLost(f"silent for {SILENCE_S:g} s") from error
+                raise ChannelSilent(f"silent for {SILENCE_S:g} s") from error
             except OSError as error:
-                raise ChannelLost(f"the connection has ended: {error}") from error
+                raise ChannelLost(f"its connection has ended: {error}") from error
             if count == 0:
-                raise ChannelLost("the connection has ended")
+                raise ChannelLost("its connection has ended")
             rest = rest[count:]
         return data
 

@@ -45,10 +45,19 @@ class Setup(Message):
     """Address of each rank's machine."""
     store: str
     """host:port of the leader's TCPStore, where ranks meet that share no memory."""
-    plans: str | None
-    """Path of the ring that plans come by; None has them come over this channel."""
+    device: int
+    """Which of its machine's GPUs is this rank's, where it has any."""
+    plans: "SharedPlans | None"
+    """None has plans come over this channel."""
+
+
+class SharedPlans(Message):
+    """A ring that plans come by, see workers.engine.plan_ring."""
+
+    path: str
+    num_readers: int
     reader: int
-    """Which of the ring's readers this rank is."""
+    """Which of them this rank is."""
 
 
 class Progress(Message):

@@ -27,6 +27,8 @@ class Member:
         """Layers loaded, layers in all."""
         self.num_blocks: int | None = None
         """KV blocks that it has room for, once it has loaded."""
+        self.has_left = False
+        """Whether its connection has ended."""
 
     def __str__(self) -> str:
         return f"rank {self.hello.rank} (process {self.hello.pid} on {self.hello.node})"
@@ -35,14 +37,19 @@ class Member:
 class Door:
     """Where the ranks of one gang come in, each of them once."""
 
-    def __init__(self, node: str, token: str, world_size: int) -> None:
-        """Listens at a free port of the address `node`. Raises OSError."""
+    def __init__(
+        self, node: str, token: str, world_size: int, welcome: Callable[[Member], None]
+    ) -> None:
+        """Listens at a free port of the address `node`; `welcome` is called once for each rank.
+
+        Raises OSError.
+        """
         self._token = token
+        self._welcome = welcome
         self._expected = set(range(1, world_size))
         self._listener = socket.create_server((node, 0))
         self._listener.settimeout(_POLL_S)
         self._lock = threading.Lock()
-        self._members: dict[int, Member] = {}
         self._greeting: list[threading.Thread] = []
 
     @property
@@ -51,21 +58,20 @@ class Door:
         host, port = self._listener.getsockname()
         return f"{host}:{port}"
 
-    def wait(self, limit_s: float, check: Callable[[], None]) -> list[Member]:
-        """All ranks but the leader, in order.
+    def wait(self, limit_s: float, check: Callable[[], None]) -> None:
+        """Let all ranks in.
 
         Raises TimeoutError naming those that have not come in time, and what `check`, which is
         called again and again, raises.
         """
         end = monotonic() + limit_s
         while missing := self._missing():
+            check()
             if monotonic() > end:
                 names = ", ".join(map(str, sorted(missing)))
                 raise TimeoutError(f"ranks {names} did not come within {limit_s:g} s")
-            check()
             with suppress(TimeoutError):
                 self._greet_apart(self._listener.accept()[0])
-        return [self._members[rank] for rank in sorted(self._members)]
 
     def close(self) -> None:
         """Let nobody in any more; what has come in stays."""
@@ -73,15 +79,9 @@ class Door:
         for thread in self._greeting:
             thread.join()
 
-    def turn_out(self) -> None:
-        """Close, and end the connections of all that have come in."""
-        self.close()
-        for member in self._members.values():
-            member.channel.close()
-
     def _missing(self) -> set[int]:
         with self._lock:
-            return self._expected - set(self._members)
+            return set(self._expected)
 
     def _greet_apart(self, connection: socket.socket) -> None:
         """On a thread: strangers who say nothing must keep nobody waiting."""
@@ -94,9 +94,10 @@ class Door:
         try:
             member = Member(receive_hello(channel, self._token), channel)
             with self._lock:
-                if member.hello.rank not in self._expected - set(self._members):
+                if member.hello.rank not in self._expected:
                     raise ChannelLost(f"{member} is not expected, or has come before")
-                self._members[member.hello.rank] = member
+                self._welcome(member)
+                self._expected.remove(member.hello.rank)
         except ChannelLost as lost:
             log.warning("a connection to the gang was refused", reason=str(lost))
             channel.close()
