@@ -4,14 +4,17 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
+from weakref import finalize
 
 from tokenizers import Tokenizer
 
 from cluster.settings import EngineSettings
-from workers.engine.engine import Engine
+from workers.engine.engine_start import start_engine
 from workers.engine.request import FinishReason, Request, SampleOutput, TokenLogprob
 from workers.engine.sampling_params import SamplingParams
+from workers.engine.subprocesses import SubprocessLauncher
 
 
 class Sample(NamedTuple):
@@ -33,7 +36,10 @@ class Completion(NamedTuple):
 
 
 class LLM:
-    """Generates offline with the engine that serves online: no Ray, Redis or sockets.
+    """Generates offline with the engine that serves online: no Ray, Redis or server.
+
+    Ranks beyond the first (settings.parallel) are child processes. They end with `close`, when the
+    LLM is forgotten, and when the thread that made it ends. A context manager, which closes it.
 
     llm = LLM("path/to/model")
     (completion,) = llm.generate(["def add(a, b):"], SamplingParams(max_tokens=16))
@@ -43,9 +49,22 @@ class LLM:
     def __init__(self, model: Path | str, settings: EngineSettings | None = None) -> None:
         unbounded = {"max_waiting_requests": sys.maxsize}
         settings = (settings or EngineSettings()).model_copy(update=unbounded)
-        self.engine = Engine(Path(model), settings)
+        self.engine = start_engine(Path(model), settings, SubprocessLauncher)
+        self.close = finalize(self, self.engine.close)
+        """Ends the other ranks; nothing can be generated afterwards. Again is fine."""
         self._tokenizer = Tokenizer.from_str(self.engine.card("").tokenizer_json)
         self._numbers = count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def generate(
         self,
