@@ -9,9 +9,12 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 VOCAB_SIZE = 199
@@ -83,6 +86,54 @@ CASES: list[Case] = [
     ),
     _case("qwen3", Qwen3Config, head_dim=16),
     _case("qwen3-tied", Qwen3Config, tie_word_embeddings=True, head_dim=32),
+    _case("mixtral", MixtralConfig, num_local_experts=8, num_experts_per_tok=2),
+    _case(
+        "mixtral-window",
+        MixtralConfig,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        sliding_window=24,
+    ),
+    _case(
+        "qwen3-moe",
+        Qwen3MoeConfig,
+        head_dim=16,
+        num_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=48,
+        norm_topk_prob=True,
+    ),
+    _case(
+        "qwen3-moe-some-dense",
+        Qwen3MoeConfig,
+        num_hidden_layers=4,
+        num_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        decoder_sparse_step=2,
+        mlp_only_layers=[3],
+        tie_word_embeddings=True,
+    ),
+    _case(
+        "qwen2-moe",
+        Qwen2MoeConfig,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=112,
+    ),
+    _case(
+        "qwen2-moe-window",
+        Qwen2MoeConfig,
+        num_experts=4,
+        num_experts_per_tok=4,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=48,
+        mlp_only_layers=[1],
+        use_sliding_window=True,
+        sliding_window=20,
+        max_window_layers=1,
+    ),
 ]
 
 

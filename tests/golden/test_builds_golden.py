@@ -11,7 +11,11 @@ from tests.golden.test_engine_golden import expected_outputs, make_llm, outputs
 from tests.workers.kernels.builds import NAMES, built_library
 from workers.kernels import library
 
-SHAPES = [case for case in CASES if case.id in ("llama-bias", "mistral-window", "qwen3")]
+SHAPES = [
+    case
+    for case in CASES
+    if case.id in ("llama-bias", "mistral-window", "qwen3", "qwen2-moe", "qwen3-moe")
+]
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda case: case.id)

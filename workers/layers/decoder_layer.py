@@ -61,5 +61,6 @@ class DecoderLayer:
         self.dense.all_reduce(attended)
         self.rows.add_rms_norm(residual, attended, self.post_attention_norm, self.eps, normed)
         added = self.mlp(normed, workspace)
-        self.dense.all_reduce(added)
+        if not self.mlp.is_whole:
+            self.dense.all_reduce(added)
         return added

@@ -16,6 +16,10 @@ class FeedForward(Protocol):
     def is_native(self) -> bool:
         """Whether our own CPU kernels do all of it."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it returns the result, and not this rank's summand of it."""
+
     def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         """[T, hidden_size] to workspace.delta: this rank's summand of the result."""
 
@@ -27,6 +31,7 @@ class GatedMlp:
     gated: Linear
     """silu(gate(x)) * up(x): hidden_size to intermediate_size."""
     down: Linear
+    is_whole = False
 
     @property
     def is_native(self) -> bool:

@@ -5,6 +5,8 @@ from typing import Protocol, Self
 
 import torch
 
+from workers.layers.expert_buffers import ExpertBuffers, ExpertShape
+
 
 class StepShape(Protocol):
     """What a model's configuration must say so that its activations can be laid out."""
@@ -29,6 +31,10 @@ class StepShape(Protocol):
     def head_dim(self) -> int:
         """Elements of one head."""
 
+    @property
+    def experts(self) -> ExpertShape | None:
+        """None for a model without experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -50,6 +56,8 @@ class Workspace:
     """[T, num_heads * head_dim]"""
     activated: torch.Tensor
     """[T, intermediate_size]"""
+    experts: ExpertBuffers | None
+    """None for a model without experts."""
 
     @classmethod
     def allocate(
@@ -68,8 +76,17 @@ class Workspace:
             qkv=buffer(queries + 2 * shape.num_kv_heads * shape.head_dim),
             attended=buffer(queries),
             activated=buffer(shape.intermediate_size),
+            experts=None
+            if shape.experts is None
+            else ExpertBuffers.allocate(shape.experts, shape.hidden_size, num_rows, dtype, device),
         )
 
     def first(self, num_rows: int) -> Self:
         """The part for a step of that many rows."""
-        return type(self)(*(getattr(self, field.name)[:num_rows] for field in fields(self)))
+        experts = None if self.experts is None else self.experts.first(num_rows)
+        rows = {
+            field.name: getattr(self, field.name)[:num_rows]
+            for field in fields(self)
+            if field.name != "experts"
+        }
+        return type(self)(**rows, experts=experts)

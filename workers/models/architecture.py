@@ -31,6 +31,19 @@ class MixtureOfExperts:
     shared_intermediate_size: int = 0
     """Of the expert that every row goes to beside its own; 0 without one."""
 
+    @property
+    def linear_modules(self) -> list[str]:
+        """Names, within a sparse layer, of the modules that can be quantized."""
+        parts = (self.names.gate, self.names.up, self.names.down)
+        names = [
+            f"{self.names.block}.experts.{expert}.{part}"
+            for expert in range(self.num_experts)
+            for part in parts
+        ]
+        if self.shared_intermediate_size:
+            names += [f"{self.names.block}.shared_expert.{part}" for part in parts]
+        return names
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

@@ -7,9 +7,11 @@ import torch
 from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import HeadNorm
 from workers.layers.decoder_layer import DecoderLayer
+from workers.layers.expert_load import ExpertLoad
 from workers.layers.mlp import FeedForward, GatedMlp
 from workers.layers.self_attention import SelfAttention
 from workers.models.config import ModelConfig
+from workers.models.moe_weights import sparse_mlp
 from workers.models.rank_shape import RankShape
 from workers.models.weights import Outputs, Weights
 from workers.parallel.group import Ranks
@@ -24,6 +26,8 @@ class LayerBuilder:
     shape: RankShape
     ranks: Ranks
     rows: RowKernels
+    expert_load: ExpertLoad | None
+    """Of this rank's layers; None for a model without experts."""
 
     def layer(self, index: int) -> DecoderLayer:
         """A decoder layer, counted from the model's first."""
@@ -75,6 +79,20 @@ class LayerBuilder:
         return HeadNorm(rows, self.config.rms_norm_eps)
 
     def _feed_forward(self, index: int) -> FeedForward:
+        experts = self.config.layer.experts
+        if experts is None or self.expert_load is None or not experts.sparse_layers[index]:
+            return self._dense_mlp(index)
+        return sparse_mlp(
+            self.weights,
+            experts,
+            self.config.hidden_size,
+            index,
+            self.ranks,
+            self.expert_load,
+            self.shape.layers.index(index),
+        )
+
+    def _dense_mlp(self, index: int) -> GatedMlp:
         prefix, bias = f"model.layers.{index}.mlp", self.config.layer.mlp_bias
         hidden, inner = self.config.hidden_size, self.config.intermediate_size
         outputs = self.weights.outputs(inner)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from workers.layers.expert_buffers import ExpertShape
 from workers.layers.sharding import Shard
 from workers.models.config import ModelConfig
 from workers.models.stages import stage_layers
@@ -25,6 +26,8 @@ class RankShape:
     kv_heads: slice
     """Key/value heads, counted among the model's; several ranks may hold the same."""
     head_dim: int
+    experts: ExpertShape | None
+    """None for a model without experts."""
 
     @property
     def num_layers(self) -> int:
@@ -55,9 +58,21 @@ def rank_shape(config: ModelConfig, layout: ParallelLayout, place: Place) -> Ran
         num_heads=shard.count(config.num_heads),
         kv_heads=shard.kv_heads(config.num_kv_heads),
         head_dim=config.head_dim,
+        experts=_expert_shape(config, shard),
     )
 
 
 def dense_shard(layout: ParallelLayout, place: Place) -> Shard:
     """A rank's part of all that its dense group divides."""
     return Shard(layout.dense_group(place).index(place.rank), layout.dense_size)
+
+
+def _expert_shape(config: ModelConfig, shard: Shard) -> ExpertShape | None:
+    experts = config.layer.experts
+    if experts is None:
+        return None
+    return ExpertShape(
+        experts.num_experts,
+        experts.experts_per_token,
+        shard.count(experts.shared_intermediate_size),
+    )
