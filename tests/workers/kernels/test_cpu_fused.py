@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from workers.kernels.cpu_fused import CpuRowKernels
 from workers.kernels.library import Library
+from workers.kernels.row_kernels import row_kernels
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 SHAPES = {"num_rows": st.integers(1, 5), "width": st.integers(1, 200), "seed": st.integers(0, 99)}
@@ -66,6 +67,35 @@ def test_gather_rows_and_embed(library: Library, dtype: torch.dtype) -> None:
     assert torch.equal(out, table[rows])
     CpuRowKernels(library).embed(rows.flip(0), table, out)
     assert torch.equal(out, table[rows.flip(0)])
+
+
+@pytest.mark.parametrize("make", ["library", "torch"])
+@DTYPES
+def test_ids_that_the_table_does_not_hold_embed_as_zeros(
+    library: Library, dtype: torch.dtype, make: str
+) -> None:
+    table, ids = randn(dtype, 0, 50, 37), torch.tensor([99, 100, 117, 149, 150, 0, -1])
+    out = torch.full((7, 37), torch.nan, dtype=dtype)
+    kernels = row_kernels(library if make == "library" else None)
+    kernels.embed(ids, table, out, 100)
+    zeros = torch.zeros(37, dtype=dtype)
+    assert torch.equal(out, torch.stack([zeros, table[0], table[17], table[49], *[zeros] * 3]))
+    kernels.embed(ids[-2:-1], table, out[:1])
+    assert torch.equal(out[:1], table[:1])
+
+
+@DTYPES
+def test_add(library: Library, dtype: torch.dtype) -> None:
+    @SETTINGS
+    @given(**SHAPES)
+    def holds(num_rows: int, width: int, seed: int) -> None:
+        residual, delta = randn(dtype, seed, 2, num_rows, width).unbind()
+        total, before = residual + delta, delta.clone()
+        CpuRowKernels(library).add(residual, delta)
+        assert torch.equal(residual, total)
+        assert torch.equal(delta, before)
+
+    holds()
 
 
 @DTYPES
@@ -129,6 +159,8 @@ def test_arguments_that_do_not_fit_are_named(library: Library) -> None:
         kernels.add_rms_norm(x, None, torch.zeros(8).bfloat16(), 1e-5, x)
     with pytest.raises(ValueError, match="delta"):
         kernels.add_rms_norm(x, torch.zeros(2, 8), torch.zeros(8), 1e-5, x)
+    with pytest.raises(TypeError, match="delta"):
+        kernels.add(x, x.bfloat16())
     with pytest.raises(ValueError, match="gate_up"):
         kernels.silu_mul(x[:, :4], torch.zeros(3, 2))
     with pytest.raises(TypeError, match="rows"):
