@@ -45,7 +45,7 @@ def sparse_mlp(
     first_slot = ranks.place.expert * placement.slots_per_rank
     held = placement.experts[ranks.place.expert]
     for expert in set(range(experts.num_experts)) - set(held):
-        weights.checkpoint.pass_over(f"{prefix}.experts.{expert}.")
+        weights.checkpoint.pass_over(f"{prefix}.experts.{expert}")
     parts = replace(weights, shard=Shard(ranks.place.tensor, ranks.layout.tensor), num_bytes=0)
     layers = [
         _swiglu(
