@@ -227,12 +227,58 @@ def test_ranks_read_their_part(name: str, rank: int, tmp_path: Path) -> None:
     assert torch.equal(columns, whole[:, shard.part(64)])
 
 
+CHANNELS: dict[str, Any] = {
+    "gptq": (packers.gptq, format_of(quant_method="gptq", bits=4, group_size=-1)),
+    "compressed": (
+        lambda weight: packers.packed_tensors(weight, symmetric=False),
+        compressed("pack-quantized", symmetric=False, strategy="channel", group_size=None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_parts_keep_the_scales_of_whole_rows(name: str, tmp_path: Path) -> None:
+    """Where each output has one scale, any part of its inputs has the same."""
+    pack, layout = CHANNELS[name]
+    weight = arbitrary(16, 80, 80, 4, 7)
+    folder = save(pack(weight), tmp_path)
+    part = read(layout, folder, (16, 80), slice(0, 16), slice(40, 80))
+    assert part.group_size == 40
+    assert torch.equal(part.dequantize(), weight.dequantized()[:, 40:])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, 6])
+@pytest.mark.parametrize("name", ["gptq", "awq", "compressed"])
+def test_groups_on_both_sides_of_a_cut_are_divided(
+    name: str, num_ranks: int, tmp_path: Path
+) -> None:
+    """Into pieces that kernels multiply."""
+    pack, layout = LARGE_GROUPS[name]
+    weight = arbitrary(8, 384, 128, 4, 7)
+    folder, found = save(pack(weight), tmp_path), []
+    for rank in range(num_ranks):
+        columns = Shard(rank, num_ranks).part(384)
+        found.append(read(layout, folder, (8, 384), slice(0, 8), columns))
+    assert torch.equal(torch.cat([part.dequantize() for part in found], 1), weight.dequantized())
+    assert all(part.group_size % 32 == 0 for part in found)
+
+
+LARGE_GROUPS: dict[str, Any] = {
+    "gptq": (packers.gptq, format_of(quant_method="gptq", bits=4, group_size=128)),
+    "awq": (packers.awq, format_of(quant_method="awq", bits=4, group_size=128)),
+    "compressed": (
+        lambda weight: packers.packed_tensors(weight, symmetric=False),
+        compressed("pack-quantized", symmetric=False, group_size=128),
+    ),
+}
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_parts_that_would_cut_a_group_are_refused(name: str, tmp_path: Path) -> None:
     pack, layout = LAYOUTS[name]
     folder = save(pack(arbitrary(32, 48, 16, 4, 7)), tmp_path)
     with pytest.raises(
-        UnsupportedModelError, match=r"inputs are 0 to 24 of 48, .* multiples of 16"
+        UnsupportedModelError, match=r"inputs are 0 to 24 of 48, .* multiples of 16, .*; 1, 3 ranks"
     ):
         read(layout, folder, (32, 48), slice(0, 32), slice(0, 24))
 
