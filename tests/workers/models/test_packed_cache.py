@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.golden.models import CASES, save_random
+from tests.workers.parallel.thread_group import make_ranks
 from workers.kernels.cpu_gemm import PackedSpec, PackedWeight
 from workers.kernels.library import load_library
 from workers.layers.workspace import Workspace
@@ -15,6 +16,7 @@ from workers.models import packed_cache as module
 from workers.models.causal_lm import CausalLM
 from workers.models.loader import load_model
 from workers.models.packed_cache import CachedWeight, PackedCache
+from workers.parallel.layout import ParallelLayout
 from workers.quantization.plan import QuantizationPlan
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="needs the CPU kernels")
@@ -51,7 +53,9 @@ def same_layers(left: CausalLM, right: CausalLM) -> bool:
 
 def _products(model: CausalLM, x: torch.Tensor) -> list[torch.Tensor]:
     workspace = Workspace.allocate(model.shape, len(x), model.dtype, model.device)
-    found = [model.logits(x, torch.empty(len(x), model.shape.num_vocab))]
+    found = []
+    if model.head is not None:
+        found.append(model.logits(x, torch.empty(len(x), model.shape.num_vocab)))
     for layer in model.layers:
         found += (layer.attention.qkv(x), layer.mlp(x, workspace).clone())
     return found
@@ -81,6 +85,21 @@ def test_other_weights_or_settings_have_another_cache(
     changed = load(model_dir)
     assert len(list(small_models_count.iterdir())) == 3
     assert same_layers(changed, load(model_dir, packed_cache_bytes=0))
+
+
+def test_ranks_that_hold_other_weights_have_another_cache(
+    model_dir: Path, small_models_count: Path
+) -> None:
+    """Sequence ranks hold the same."""
+    layout = ParallelLayout(tensor=2, pipeline=3, sequence=2)
+    fresh = [load(model_dir, ranks=ranks) for ranks in make_ranks(layout)]
+    assert len(list(small_models_count.iterdir())) == 2 * 3
+    load(model_dir)
+    load(model_dir, ranks=make_ranks(ParallelLayout(tensor=2))[0])
+    assert len(list(small_models_count.iterdir())) == 2 * 3 + 2
+    for ranks, model in zip(make_ranks(layout), fresh, strict=True):
+        assert same_layers(load(model_dir, ranks=ranks), model)
+    assert len(list(small_models_count.iterdir())) == 2 * 3 + 2
 
 
 def test_a_damaged_cache_is_made_again(model_dir: Path, small_models_count: Path) -> None:

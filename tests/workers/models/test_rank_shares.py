@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     MistralConfig,
@@ -20,6 +21,7 @@ from tests.workers.models.rank_driver import CHUNKS, Fed, RankDriver, feed
 from tests.workers.parallel.thread_group import make_ranks, run_ranks
 from workers.kernels.cpu_collectives import CpuCollectives
 from workers.kernels.library import load_library
+from workers.models.errors import CheckpointError, UnsupportedModelError
 from workers.models.loader import load_model
 from workers.models.recorder import Recorder
 from workers.parallel.group import Ranks
@@ -89,7 +91,11 @@ def assert_same(found: Fed, expected: Fed) -> None:
 def test_ranks_compute_what_one_computes_alone(
     kind: str, layout: str, model_dir: Callable[[str], Path], alone: Callable[[str], Fed]
 ) -> None:
-    assert_same(feed(model_dir(kind), LAYOUTS[layout]), alone(kind))
+    """Bit by bit where no sum is divided."""
+    found, expected = feed(model_dir(kind), LAYOUTS[layout]), alone(kind)
+    assert_same(found, expected)
+    if LAYOUTS[layout].tensor == 1:
+        assert torch.equal(found.logits, expected.logits)
 
 
 @pytest.mark.parametrize("layout", ["tp4", "tp2-pp2"])
@@ -173,6 +179,40 @@ def test_shares_add_up_to_the_model(layout: str, model_dir: Callable[[str], Path
     assert (
         sum(share.weight_bytes for share in shares) == whole.weight_bytes + copies * norms + doubled
     )
+
+
+def test_unexpected_tensors_are_found_by_the_ranks_that_would_hold_them(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """No rank minds the tensors that others hold."""
+    source = model_dir("llama-bias")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.2.mlp.extra"] = torch.zeros(2)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    for ranks in make_ranks(LAYOUTS["tp2-pp2"]):
+        if ranks.is_first_stage:
+            load_model(tmp_path, None, "cpu", "sdpa", ranks=ranks)
+            continue
+        with pytest.raises(CheckpointError, match=r"unexpected .*: \['model.layers.2.mlp.extra'\]"):
+            load_model(tmp_path, None, "cpu", "sdpa", ranks=ranks)
+
+
+def test_groups_that_ranks_would_cut_are_refused(model_dir: Callable[[str], Path]) -> None:
+    """On the fly, a rank's inputs are whole groups."""
+    ranks = make_ranks(LAYOUTS["tp4"])[1]
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"o_proj: .* inputs are 32 to 64 of 128, expected multiples of 64, .*; 1, 2 ranks",
+    ):
+        load_model(
+            model_dir("qwen3"),
+            None,
+            "cpu",
+            "sdpa",
+            plan=QuantizationPlan("int4", group_size=64, overrides={"*.self_attn.[qkv]*": "none"}),
+            ranks=ranks,
+        )
 
 
 def test_progress_is_the_ranks_own(model_dir: Callable[[str], Path]) -> None:
