@@ -9,7 +9,8 @@ from workers.models.causal_lm import CausalLM
 
 
 def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) -> int:
-    """Blocks of the cache, the null block included: what fits, but no more than can be used.
+    """Blocks of this rank's cache, one of them for the null block: what fits, but no more than can
+    be used. As many blocks are all its sequence ranks' together, times their number.
 
     Raises ValueError if there is no room for a single one.
     """
@@ -21,7 +22,7 @@ def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) 
             f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"
         )
     usable = settings.max_num_seqs * -(-max_model_len // settings.block_size)
-    return 1 + min(budget // block_bytes, usable)
+    return 1 + min(budget // block_bytes, -(-usable // settings.parallel.sequence))
 
 
 def cache_dtype(model: CausalLM, settings: EngineSettings) -> torch.dtype:

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import torch
 
-from workers.engine.step_inputs import bucket
+from workers.engine.row_share import RowShare
 from workers.engine.step_plan import Ints, StepPlan
 from workers.engine.vocabulary_logits import VocabularyLogits
 from workers.layers.attention import AttentionPlan
+from workers.layers.block_exchange import copy_blocks, zero_blocks
+from workers.layers.block_share import BlockShare
 from workers.layers.kv_cache import KVCache
 from workers.layers.workspace import Workspace
 from workers.models.causal_lm import CausalLM
@@ -19,12 +21,12 @@ class PreparedStep(NamedTuple):
     """A plan as the model takes it, in memory that stays where it is."""
 
     token_ids: torch.Tensor
-    """int64 [T]"""
+    """int64 [R], of this rank's rows."""
     positions: torch.Tensor
-    """int64 [T]"""
+    """int64 [R]"""
     attention: AttentionPlan
     workspace: Workspace
-    """Of T rows."""
+    """Of R rows."""
 
 
 class RankRunner:
@@ -48,7 +50,10 @@ class RankRunner:
         self._cache = cache
         self._ranks = ranks
         self._block_size = block_size
-        max_rows = bucket(max_num_tokens)
+        self.row_share = RowShare(ranks.sequence, model, max_num_tokens)
+        """Which rows of a step are this rank's."""
+        self._block_share = BlockShare(ranks.sequence.rank, ranks.sequence.size)
+        max_rows = self.row_share.max_rows
         self._token_ids = torch.zeros(max_rows, dtype=torch.int64, device=model.device)
         self._positions = torch.zeros_like(self._token_ids)
         self._workspace = Workspace.allocate(model.shape, max_rows, model.dtype, model.device)
@@ -59,26 +64,28 @@ class RankRunner:
     def follow(self, plan: StepPlan) -> None:
         """What every rank but the leader does with a plan. Raises RankLostError."""
         hidden = self.forward(self.prepare(plan))
-        if self._ranks.is_last_stage:
+        if self._ranks.is_last_stage and self._ranks.place.sequence == 0:
             for rows in (plan.sampled_rows, *plan.scored_segments()):
-                self.logits(hidden, rows)
+                if len(rows):
+                    self.logits(hidden, rows)
 
     def prepare(self, plan: StepPlan) -> PreparedStep:
         """Clear and copy blocks, and work out what layers share. Within inference_mode."""
-        self._cache.zero_blocks(plan.cleared.tolist())
-        self._cache.copy_blocks(plan.copy_pairs)
-        num_rows = len(plan.token_ids)
+        zero_blocks(self._cache, plan.cleared.tolist(), self._block_share)
+        copy_blocks(self._cache, plan.copy_pairs, self._ranks.sequence)
+        own = self.row_share.own(len(plan.token_ids))
+        num_rows = own.stop - own.start
         token_ids, positions = self._token_ids[:num_rows], self._positions[:num_rows]
-        token_ids.copy_(torch.from_numpy(plan.token_ids))
-        positions.copy_(torch.from_numpy(plan.positions))
+        token_ids.copy_(torch.from_numpy(plan.token_ids[own]))
+        positions.copy_(torch.from_numpy(plan.positions[own]))
         attention = self.model.prepare(plan.metadata(self._block_size, self.model.device))
         return PreparedStep(token_ids, positions, attention, self._workspace.first(num_rows))
 
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Run this rank's layers on the step prepared last. Within inference_mode.
 
-        Returns hidden states after the final norm, [T, hidden_size], in the last stage; elsewhere
-        what the next stage was sent. Raises RankLostError.
+        Returns hidden states after the final norm, [T, hidden_size], in the last stage, those of
+        all sequence ranks' rows; elsewhere what the next stage was sent. Raises RankLostError.
         """
         token_ids, positions, attention, workspace = step
         if self._ranks.previous is not None:
@@ -87,15 +94,18 @@ class RankRunner:
             len(token_ids),
             lambda: self.model.forward(token_ids, positions, self._cache, attention, workspace),
         )
-        if self._ranks.following is not None:
-            self._ranks.following.send(workspace.residual)
+        if self._ranks.following is None:
+            hidden = self.row_share.gather(workspace.normed)
+        else:
+            hidden = workspace.residual
+            self._ranks.following.send(hidden)
         self._ranks.check()
-        return workspace.normed if self._ranks.is_last_stage else workspace.residual
+        return hidden
 
     def logits(self, hidden: torch.Tensor, rows: Ints) -> torch.Tensor:
         """float32 [R, vocab_size] of some rows of `hidden`, [T, hidden_size], on rank 0.
 
-        All ranks of the last stage call it for the same rows. Valid until the next call. Within
+        The leader's dense group calls it for the same rows. Valid until the next call. Within
         inference_mode. Raises RankLostError.
         """
         logits = self._logits.of(hidden[torch.from_numpy(rows).to(hidden.device)])
