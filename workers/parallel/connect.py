@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeVar
 import psutil
 import torch
 from torch import distributed
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import Store
 from torch.distributed import ProcessGroup
 
 from workers.kernels.cpu_collectives import CpuCollectives
@@ -40,8 +40,8 @@ class Meeting:
     rank: int
     addresses: Sequence[str]
     """Of every rank's node, by which that is reached. Ranks with the same one share memory."""
-    store: TCPStore
-    """Of this replica only."""
+    store: Store
+    """Of this connection only: a TCPStore, or a PrefixStore on one."""
     device: torch.device
     library: Library | None
     """The CPU kernels; ranks that lack them cannot share memory."""
