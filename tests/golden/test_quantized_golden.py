@@ -6,6 +6,7 @@ transformers. Greedy tokens in float32 are equal.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from transformers import (
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from tests.golden.driver import Driver
@@ -65,6 +67,13 @@ def _same_for_one_input(module: str) -> int:
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP_SIZE, "desc_act": True}
 CHANNEL: dict[str, Any] = {"num_bits": 8, "strategy": "channel", "symmetric": True}
+EXPERTS = partial(
+    Qwen3MoeConfig,
+    num_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=INNER,
+    norm_topk_prob=True,
+)
 DYNAMIC = {"num_bits": 8, "strategy": "token", "symmetric": True, "dynamic": True}
 CASES = [
     Stored(
@@ -87,6 +96,25 @@ CASES = [
         False,
         GROUP_SIZE,
         packers.awq,
+    ),
+    Stored(
+        "gptq-experts",
+        EXPERTS,
+        GPTQ,
+        4,
+        False,
+        GROUP_SIZE,
+        packers.gptq,
+        _same_for_one_input,
+    ),
+    Stored(
+        "int8-experts",
+        EXPERTS,
+        _compressed("int-quantized", **CHANNEL),
+        8,
+        True,
+        None,
+        lambda weight: packers.integer_tensors(weight, symmetric=True),
     ),
     Stored(
         "packed",
