@@ -52,7 +52,9 @@ class HeldAttention(Protocol):
 
 
 class SequenceParallelAttention:
-    """Splits a step's rows and the cache's blocks over the N ranks of a group; exact.
+    """Splits a step's rows and the cache's blocks over the N ranks of a group.
+
+    The result is that of one rank, up to rounding.
 
     Rank r computes rows r * T / N up to (r + 1) * T / N of the batch, and holds the blocks of
     BlockShare(r, N). In each layer
@@ -68,10 +70,10 @@ class SequenceParallelAttention:
     (N - 1) / N * T * A bytes in step 1, and (N - 1) / N * T * H * (D + 1) * 4 in step 4; nothing
     grows with the context.
 
-    Gathering instead of a ring as in context parallelism of Llama 3 (Dubey et al., 2024); what
-    goes around are partial results, as in Flash-Decoding (Dao et al., 2023), and not the keys and
-    values of the context as in Ring Attention (Liu et al., 2023), which here stay with their ranks
-    from step to step.
+    Heads are gathered at once, and not passed around in a ring, as in the context parallelism of
+    Llama 3 (Grattafiori et al., 2024). But it is partial results that are exchanged, joined as in
+    Flash-Decoding (Dao et al., 2023): keys and values of the context, which Ring Attention (Liu et
+    al., 2023) sends around, stay where they are from step to step.
     """
 
     def __init__(self, shape: AttentionShape, group: Group, library: Library | None) -> None:
