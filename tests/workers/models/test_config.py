@@ -9,6 +9,7 @@ import torch
 
 from tests.golden.models import CASES, Case
 from workers.layers.rope_scaling import DefaultRope, LinearRope, Llama3Rope
+from workers.models.architecture import MixtureOfExperts
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError, UnsupportedModelError
 from workers.models.raw_config import RawConfig
@@ -109,13 +110,82 @@ def test_qwen_windows_by_layer() -> None:
     assert parse(QWEN3 | {"sliding_window": 32, "layer_types": kinds}).windows == (None,) * 3
 
 
+MIXTRAL = LLAMA | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}
+QWEN3_MOE = QWEN3 | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 16}
+QWEN2_MOE = QWEN3_MOE | {"architectures": ["Qwen2MoeForCausalLM"]}
+
+
+def experts(fields: dict[str, Any]) -> MixtureOfExperts:
+    found = parse(fields).layer.experts
+    assert found is not None
+    return found
+
+
+def test_mixtral_has_experts_in_every_layer() -> None:
+    found = experts(MIXTRAL)
+    assert (found.num_experts, found.experts_per_token, found.intermediate_size) == (8, 2, 96)
+    assert found.sparse_layers == (True, True)
+    assert found.renormalises
+    assert parse(MIXTRAL).windows == (None, None)
+    assert parse(MIXTRAL | {"sliding_window": 32}).windows == (32, 32)
+
+
+def test_qwen_has_experts_in_some_layers() -> None:
+    assert experts(QWEN3_MOE).sparse_layers == (True, True, True)
+    assert experts(QWEN3_MOE | {"decoder_sparse_step": 2}).sparse_layers == (False, True, False)
+    assert experts(QWEN3_MOE | {"mlp_only_layers": [0, 2]}).sparse_layers == (False, True, False)
+    dense = parse(QWEN3_MOE | {"mlp_only_layers": [0, 1, 2]})
+    assert dense.layer.experts is None
+    assert dense.has_dense_layers
+    assert parse(QWEN3_MOE | {"num_experts": 0}).layer.experts is None
+
+
+def test_qwen_experts_renormalise_if_told_so() -> None:
+    assert not experts(QWEN3_MOE).renormalises
+    assert experts(QWEN3_MOE | {"norm_topk_prob": True}).renormalises
+
+
+def test_both_names_of_the_number_of_experts() -> None:
+    fields = {name: value for name, value in QWEN3_MOE.items() if name != "num_experts"}
+    assert experts(fields | {"num_local_experts": 12}).num_experts == 12
+    assert experts(fields).num_experts == 128
+
+
+def test_only_qwen2_shares_an_expert() -> None:
+    assert experts(QWEN3_MOE).shared_intermediate_size == 0
+    sized = QWEN2_MOE | {"shared_expert_intermediate_size": 72}
+    assert experts(sized).shared_intermediate_size == 72
+
+
+def test_windows_of_qwen_with_experts() -> None:
+    window = {"use_sliding_window": True, "sliding_window": 32}
+    assert parse(QWEN3_MOE | window).windows == (32,) * 3
+    assert parse(QWEN3_MOE | {"sliding_window": 32}).windows == (None,) * 3
+    assert parse(QWEN2_MOE | window).windows == (32, None, 32)
+    assert parse(QWEN2_MOE | window | {"max_window_layers": 1}).windows == (32, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts_per_tok": 17}, "'num_experts_per_tok' is 17, expected 1 to 16"),
+        ({"num_experts_per_tok": 0}, "'num_experts_per_tok' is 0, expected 1 to 16"),
+        ({"decoder_sparse_step": 0}, "'decoder_sparse_step' is 0, expected at least 1"),
+    ],
+)
+def test_experts_that_cannot_be_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        parse(QWEN3_MOE | changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
             r"unsupported architecture \['GPT2LMHeadModel'\]; supported: LlamaForCausalLM, "
-            "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
+            "MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, Qwen2MoeForCausalLM, "
+            "Qwen3ForCausalLM, Qwen3MoeForCausalLM",
         ),
         ({"architectures": None}, r"unsupported architecture \[\]; supported: Llama"),
         ({"hidden_act": "gelu"}, "LlamaForCausalLM: hidden_act 'gelu' is not supported"),
