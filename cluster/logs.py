@@ -46,6 +46,12 @@ def configure_logs(settings: LogSettings, **context: str) -> None:
 
 
 def _renderers(settings: LogSettings) -> list[structlog.typing.Processor]:
+    # Tracebacks without the values of local variables, among which are tokens and prompts.
     if settings.format == "json":
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        return [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

@@ -9,6 +9,8 @@ import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from cluster.logs import configure_logs
+from cluster.settings import LogSettings
 from workers.engine.launcher import RankNotStarted
 from workers.engine.rank_process import run_rank
 
@@ -51,4 +53,5 @@ class ForkedRanks:
 
 def _run(log: Path, address: str, token: str, rank: int, node: str) -> None:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    configure_logs(LogSettings(), process="rank")
     run_rank(address, token, rank, node)
