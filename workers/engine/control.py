@@ -25,6 +25,7 @@ SILENCE_S = 3.0
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_PLAN_BYTES = 256 * 1024 * 1024
 
+_PLAN_ITEM_BYTES = 8
 _HEADER = struct.Struct("!BI")
 
 Plan = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -102,8 +103,12 @@ class Channel:
                 while True:
                     self._deliver(on_message, on_plan)
             except ChannelLost as lost:
-                if not self._closed.is_set():
-                    on_lost(lost)
+                end = lost
+            except Exception as error:  # nobody else would notice
+                log.exception("a message could not be taken")
+                end = ChannelLost(f"what it said could not be taken: {error}")
+            if not self._closed.is_set():
+                on_lost(end)
 
         for name, run in (("control reader", read), ("control heartbeat", self._beat)):
             thread = threading.Thread(target=run, name=name, daemon=True)
@@ -115,11 +120,15 @@ class Channel:
         with suppress(OSError):  # the other end was quicker
             self._connection.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """End the connection and what belongs to it. Calling it again is fine."""
+    def cut(self) -> None:
+        """End the connection without waiting for whoever reads it or writes to it here."""
         self._closed.set()
         with suppress(OSError):  # the other end was quicker
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection and what belongs to it. Again is fine."""
+        self.cut()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -165,6 +174,8 @@ class Channel:
         most = min(_LIMITS[kind], limit) if kind is FrameKind.MESSAGE else _LIMITS[kind]
         if length > most:
             raise ChannelLost(f"{kind.name} of {length} bytes, at most {most} are taken")
+        if kind is FrameKind.PLAN and length % _PLAN_ITEM_BYTES:
+            raise ChannelLost(f"a plan of {length} bytes, which are no int64")
         return kind, self._read(length)
 
     def _read(self, length: int) -> bytearray:

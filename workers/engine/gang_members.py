@@ -50,6 +50,7 @@ class Door:
         self._listener = socket.create_server((node, 0))
         self._listener.settimeout(_POLL_S)
         self._lock = threading.Lock()
+        self._strangers: set[Channel] = set()
         self._greeting: list[threading.Thread] = []
 
     @property
@@ -74,8 +75,11 @@ class Door:
                 self._greet_apart(self._listener.accept()[0])
 
     def close(self) -> None:
-        """Let nobody in any more; what has come in stays."""
+        """Let nobody in any more; who has come in stays."""
         self._listener.close()
+        with self._lock:
+            for channel in self._strangers:
+                channel.cut()
         for thread in self._greeting:
             thread.join()
 
@@ -85,19 +89,27 @@ class Door:
 
     def _greet_apart(self, connection: socket.socket) -> None:
         """On a thread: strangers who say nothing must keep nobody waiting."""
-        thread = threading.Thread(target=self._greet, args=(connection,), daemon=True)
+        channel = Channel(connection)
+        with self._lock:
+            self._strangers.add(channel)
+        thread = threading.Thread(target=self._greet, args=(channel,), daemon=True)
         self._greeting = [thread, *(t for t in self._greeting if t.is_alive())]
         thread.start()
 
-    def _greet(self, connection: socket.socket) -> None:
-        channel = Channel(connection)
+    def _greet(self, channel: Channel) -> None:
         try:
             member = Member(receive_hello(channel, self._token), channel)
-            with self._lock:
-                if member.hello.rank not in self._expected:
-                    raise ChannelLost(f"{member} is not expected, or has come before")
-                self._welcome(member)
-                self._expected.remove(member.hello.rank)
+            self._let_in(member)
         except ChannelLost as lost:
             log.warning("a connection to the gang was refused", reason=str(lost))
+            with self._lock:
+                self._strangers.remove(channel)
             channel.close()
+
+    def _let_in(self, member: Member) -> None:
+        with self._lock:
+            if member.hello.rank not in self._expected:
+                raise ChannelLost(f"{member} is not expected, or has come before")
+            self._strangers.remove(member.channel)
+            self._welcome(member)
+            self._expected.remove(member.hello.rank)
