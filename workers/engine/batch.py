@@ -24,9 +24,8 @@ class Chunk(NamedTuple):
     def next_of(cls, sequence: Sequence, length: int) -> "Chunk":
         """The next tokens of a sequence to be handed to a step."""
         start = sequence.num_scheduled
-        end = start + length
-        samples = end == len(sequence.token_ids)
-        scored = _num_scored(sequence, start, end)
+        samples = start + length == len(sequence.token_ids)
+        scored = _num_scored(sequence, start, length) if start < sequence.num_prompt else 0
         return cls(sequence, start, length, sequence.incarnation, samples, scored)
 
     @property
@@ -67,8 +66,8 @@ class Batch:
         self.num_tokens = sum(chunk.length for chunk in self.chunks)
 
 
-def _num_scored(sequence: Sequence, start: int, end: int) -> int:
+def _num_scored(sequence: Sequence, start: int, length: int) -> int:
     wants = sequence.group.request.params.prompt_top_logprobs is not None
     if not wants or sequence.num_output:
         return 0
-    return max(0, min(end, sequence.num_prompt - 1) - start)
+    return min(length, sequence.num_prompt - 1 - start)

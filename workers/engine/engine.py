@@ -59,7 +59,7 @@ class Engine:
         self._rates = Rates()
         num_blocks = self._gang.agree_blocks(cache_blocks(self.model, settings, self.max_model_len))
         self.blocks = KVBlocks(
-            BlockPool(num_blocks),
+            BlockPool(num_blocks * ranks.layout.sequence),
             block_size,
             share_prefixes=settings.enable_prefix_caching,
             window=_common_window(self.model),
@@ -87,7 +87,6 @@ class Engine:
             ),
             self._gang.send,
             block_size=block_size,
-            num_in_flight=ranks.layout.pipeline,
             watch=self.stats.watch,
         )
         self._in_flight = InFlight(
@@ -188,6 +187,14 @@ class Engine:
     def clear_prefix_cache(self) -> None:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()
+
+    def check(self) -> None:
+        """Raise RankLostError if ranks are lost, also between steps. On any thread."""
+        self._gang.check()
+
+    def dump_stacks(self) -> None:
+        """Have all ranks write to their logs what their threads are doing. On any thread."""
+        self._gang.dump_stacks()
 
     def close(self) -> None:
         """Let the other ranks end; the engine cannot be used any more."""

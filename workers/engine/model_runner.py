@@ -1,6 +1,5 @@
 """The leader's part of a step: has all ranks compute it, and draws tokens from the logits."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from workers.engine.rank_runner import RankRunner
 from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw, Sampler
 from workers.engine.sequence import Sequence
-from workers.engine.step_inputs import StepInputs
+from workers.engine.step_inputs import make_plan
 from workers.engine.step_plan import StepPlan
 from workers.engine.stopwatch import Stopwatch
 from workers.kernels.cpu_sampling import CpuSampling
@@ -56,13 +55,12 @@ class ModelRunner:
         send: Callable[[StepPlan], None],
         *,
         block_size: int,
-        num_in_flight: int,
         watch: Stopwatch,
     ) -> None:
-        """`send` hands a plan to all other ranks; `num_in_flight` may be submitted at a time."""
+        """`send` hands a plan to all other ranks."""
         self._rank = rank
         self._send = send
-        self._inputs = deque(StepInputs(block_size) for _ in range(num_in_flight))
+        self._block_size = block_size
         model = rank.model
         self._rows = model.rows
         self._kernels = None if model.library is None else CpuSampling(model.library)
@@ -71,8 +69,7 @@ class ModelRunner:
 
     def submit(self, batch: Batch) -> Submitted:
         """Tell all ranks of a batch that is not empty. Raises RankLostError."""
-        self._inputs.rotate()
-        plan = self._inputs[0].fill(batch)
+        plan = make_plan(batch, self._block_size, self._rank.row_share.num_parts)
         self._send(plan)
         self._watch.lap("build")
         return Submitted(batch, plan)

@@ -17,16 +17,21 @@ from workers.models.recorder import Recorder
 from workers.parallel.group import Ranks
 
 
-class PreparedStep(NamedTuple):
-    """A plan as the model takes it, in memory that stays where it is."""
+class StepMemory(NamedTuple):
+    """What steps of R rows work in, which stays where it is."""
 
     token_ids: torch.Tensor
     """int64 [R], of this rank's rows."""
     positions: torch.Tensor
     """int64 [R]"""
-    attention: AttentionPlan
     workspace: Workspace
-    """Of R rows."""
+
+
+class PreparedStep(NamedTuple):
+    """A plan as the model takes it."""
+
+    memory: StepMemory
+    attention: AttentionPlan
 
 
 class RankRunner:
@@ -57,6 +62,7 @@ class RankRunner:
         self._token_ids = torch.zeros(max_rows, dtype=torch.int64, device=model.device)
         self._positions = torch.zeros_like(self._token_ids)
         self._workspace = Workspace.allocate(model.shape, max_rows, model.dtype, model.device)
+        self._memories: dict[int, StepMemory] = {}
         self._recorder = Recorder(model.library)
         self._logits = VocabularyLogits(model, ranks.dense)
 
@@ -74,12 +80,11 @@ class RankRunner:
         zero_blocks(self._cache, plan.cleared.tolist(), self._block_share)
         copy_blocks(self._cache, plan.copy_pairs, self._ranks.sequence)
         own = self.row_share.own(len(plan.token_ids))
-        num_rows = own.stop - own.start
-        token_ids, positions = self._token_ids[:num_rows], self._positions[:num_rows]
-        token_ids.copy_(torch.from_numpy(plan.token_ids[own]))
-        positions.copy_(torch.from_numpy(plan.positions[own]))
+        memory = self._memory(own.stop - own.start)
+        memory.token_ids.copy_(torch.from_numpy(plan.token_ids[own]))
+        memory.positions.copy_(torch.from_numpy(plan.positions[own]))
         attention = self.model.prepare(plan.metadata(self._block_size, self.model.device))
-        return PreparedStep(token_ids, positions, attention, self._workspace.first(num_rows))
+        return PreparedStep(memory, attention)
 
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Run this rank's layers on the step prepared last. Within inference_mode.
@@ -87,7 +92,7 @@ class RankRunner:
         Returns hidden states after the final norm, [T, hidden_size], in the last stage, those of
         all sequence ranks' rows; elsewhere what the next stage was sent. Raises RankLostError.
         """
-        token_ids, positions, attention, workspace = step
+        (token_ids, positions, workspace), attention = step
         if self._ranks.previous is not None:
             self._ranks.previous.receive(workspace.residual)
         self._recorder.run(
@@ -115,3 +120,13 @@ class RankRunner:
     def kernel_seconds(self) -> list[tuple[str, float]]:
         """See Engine. None of several ranks, which would have to do the step again together."""
         return self._recorder.seconds() if self._ranks.layout.world_size == 1 else []
+
+    def _memory(self, num_rows: int) -> StepMemory:
+        memory = self._memories.get(num_rows)
+        if memory is None:
+            memory = self._memories[num_rows] = StepMemory(
+                self._token_ids[:num_rows],
+                self._positions[:num_rows],
+                self._workspace.first(num_rows),
+            )
+        return memory

@@ -24,6 +24,7 @@ class Sequence:
         "incarnation",
         "index",
         "num_computed",
+        "num_prompt",
         "num_registered",
         "num_scheduled",
         "num_window_freed",
@@ -34,6 +35,8 @@ class Sequence:
         self.group = group
         self.index = index
         self.token_ids = list(group.request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        """Tokens that the client sent."""
         self.num_computed = 0
         self.num_scheduled = 0
         """Tokens handed to steps, whether these are done or not."""
@@ -45,11 +48,6 @@ class Sequence:
         """Blocks of the table that have been offered to the prefix cache."""
         self.num_window_freed = 0
         """Blocks at the table's start that the sliding window has left and that were given back."""
-
-    @property
-    def num_prompt(self) -> int:
-        """Tokens that the client sent."""
-        return len(self.group.request.prompt_token_ids)
 
     @property
     def num_output(self) -> int:

@@ -47,7 +47,7 @@ class PlanSizes(NamedTuple):
 class StepPlan(NamedTuple):
     """What every rank needs to compute its share of one step. Values are int64 views of `buffer`.
 
-    The leader makes it (see StepInputs.fill); other ranks read it back from the same bytes.
+    The leader makes it (see make_plan); other ranks read it back from the same bytes.
     """
 
     buffer: Ints
@@ -87,10 +87,10 @@ class StepPlan(NamedTuple):
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
     @classmethod
-    def lay_out(cls, buffer: Ints, sizes: PlanSizes) -> "StepPlan":
-        """A plan of these sizes in a buffer of their total length; only they are written."""
-        buffer[: len(sizes)] = sizes
-        return cls._views(buffer, sizes)
+    def of(cls, buffer: Ints, sizes: PlanSizes) -> "StepPlan":
+        """The plan in a buffer that holds one of these sizes."""
+        offsets = accumulate(sizes.parts, initial=len(sizes))
+        return cls(buffer, *[buffer[first:last] for first, last in pairwise(offsets)])
 
     @classmethod
     def read(cls, buffer: Ints) -> "StepPlan":
@@ -109,7 +109,7 @@ class StepPlan(NamedTuple):
             raise ValueError(f"plan: impossible lengths {sizes}")
         if sizes.total != len(buffer):
             raise ValueError(f"plan: {len(buffer)} numbers, expected {sizes.total} for {sizes}")
-        plan = cls._views(buffer, sizes)
+        plan = cls.of(buffer, sizes)
         plan._check_offsets()
         return plan
 
@@ -128,11 +128,6 @@ class StepPlan(NamedTuple):
             slot_mapping=torch.from_numpy(self.slots).to(device),
             block_size=block_size,
         )
-
-    @classmethod
-    def _views(cls, buffer: Ints, sizes: PlanSizes) -> "StepPlan":
-        offsets = accumulate(sizes.parts, initial=len(sizes))
-        return cls(buffer, *(buffer[first:last] for first, last in pairwise(offsets)))
 
     def _check_offsets(self) -> None:
         """Raise ValueError if a part points to where another one is not."""

@@ -11,6 +11,7 @@ Ids = Sequence[int] | npt.NDArray[np.int64]
 """Numbers of blocks."""
 
 _Matrix = npt.NDArray[np.int32]
+_Vector = npt.NDArray[np.int32]
 
 
 class BatchStruct(ctypes.Structure):
@@ -64,24 +65,22 @@ class CpuBatch:
                 f"slots: {tuple(slots.shape)} {slots.stride()}, expected contiguous "
                 f"{(query_starts[-1],)}"
             )
-        starts = np.array(query_starts, dtype=np.int32)
-        lengths = np.array(context_lens, dtype=np.int32)
-        table_lens = np.array([*map(len, block_tables)], dtype=np.int32)
-        self._grow(len(table_lens), table_lens.max(initial=0))
-        _fill(self._tables, block_tables)
+        table_lens = [*map(len, block_tables)]
+        self._grow(len(table_lens), max(table_lens, default=0))
+        numbers = np.array([*query_starts, *context_lens, *table_lens], dtype=np.int32)
+        address, size = numbers.ctypes.data, numbers.itemsize
+        _fill(self._tables, block_tables, numbers[-len(table_lens) :])
         if block_places is not None:
-            _fill(self._places, block_places)
+            _fill(self._places, block_places, numbers[-len(table_lens) :])
         struct = self.struct
         struct.slots = slots.data_ptr()
-        struct.query_starts = starts.ctypes.data
-        struct.context_lens = lengths.ctypes.data
-        struct.block_tables = self._tables.ctypes.data
-        struct.table_stride = self._tables.shape[1]
+        struct.query_starts = address
+        struct.context_lens = address + size * len(query_starts)
+        struct.table_lens = address + size * (len(query_starts) + len(context_lens))
         struct.num_sequences = len(context_lens)
         struct.num_rows = query_starts[-1]
-        struct.table_lens = table_lens.ctypes.data
         struct.block_places = None if block_places is None else self._places.ctypes.data
-        self._alive = (slots, starts, lengths, table_lens)
+        self._alive = (slots, numbers)
 
     def _grow(self, num_rows: int, num_columns: int) -> None:
         rows, columns = self._tables.shape
@@ -89,12 +88,18 @@ class CpuBatch:
             shape = (_grown(rows, num_rows), _grown(columns, num_columns))
             self._tables = np.zeros(shape, dtype=np.int32)
             self._places = np.zeros(shape, dtype=np.int32)
+            self.struct.block_tables = self._tables.ctypes.data
+            self.struct.table_stride = shape[1]
 
 
-def _fill(matrix: _Matrix, rows: Sequence[Ids]) -> None:
-    for target, row in zip(matrix, rows, strict=False):
-        numbers = np.asarray(row)
-        target[: len(numbers)] = numbers
+def _fill(matrix: _Matrix, rows: Sequence[Ids], lengths: _Vector) -> None:
+    """Write rows of such lengths to the matrix, all at once."""
+    if len(rows) == 1:
+        matrix[0, : lengths[0]] = rows[0]
+    elif len(rows):
+        columns = np.arange(lengths.max())
+        target = matrix[: len(rows), : len(columns)]
+        target[columns < lengths[:, None]] = np.concatenate(rows, dtype=np.int32, casting="unsafe")
 
 
 def _grown(size: int, needed: int) -> int:
