@@ -1,5 +1,6 @@
 """What an engine needs of the ranks that its model is divided among."""
 
+import faulthandler
 from typing import Protocol
 
 from workers.engine.step_plan import StepPlan
@@ -26,7 +27,10 @@ class Gang(Protocol):
         """
 
     def check(self) -> None:
-        """Raise RankLostError if a rank is lost."""
+        """Raise RankLostError if a rank is lost. On any thread."""
+
+    def dump_stacks(self) -> None:
+        """Have all ranks write to their logs what their threads are doing. On any thread."""
 
     def close(self) -> None:
         """Let the other ranks end. Nothing else may be called afterwards."""
@@ -47,6 +51,10 @@ class SoloGang:
 
     def check(self) -> None:
         """See Gang."""
+
+    def dump_stacks(self) -> None:
+        """See Gang."""
+        faulthandler.dump_traceback()
 
     def close(self) -> None:
         """See Gang."""

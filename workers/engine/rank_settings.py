@@ -10,14 +10,13 @@ def settings_of_a_rank(
     """With its part of the cores and of the memory that it shares with ranks of its replica.
 
     Args:
-        settings: Of the replica. What they say of threads and of bytes holds for each rank.
+        settings: Of the replica. What they say of threads and memory holds for each rank.
         num_cpus: Cores of the rank's machine.
         num_neighbours: Ranks of the replica there, itself included.
     """
-    share = settings.cpu_memory_share or CPU_SHARE
     return settings.model_copy(
         update={
             "num_threads": settings.num_threads or max(1, num_cpus // num_neighbours),
-            "cpu_memory_share": share / num_neighbours,
+            "cpu_memory_share": settings.cpu_memory_share or CPU_SHARE / num_neighbours,
         }
     )

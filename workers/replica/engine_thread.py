@@ -26,6 +26,10 @@ class EngineDied(Exception):  # noqa: N818 - it is a state as much as an error
     """The engine can compute no more; its requests are lost."""
 
 
+class EngineHangs(EngineDied):
+    """The engine does not come back from a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A request that the engine did not take."""
@@ -115,12 +119,21 @@ class EngineThread:
             self._wake.notify()
 
     def check(self, max_step_s: float) -> None:
-        """Raise EngineDied if the engine has failed or its step takes longer than `max_step_s`."""
+        """Raise EngineDied if the engine has failed, EngineHangs if its step takes longer than
+        `max_step_s`."""
         if self._error is not None:
             raise EngineDied(f"the engine failed: {self._error!r}") from self._error
+        try:
+            self.engine.check()
+        except Exception as error:
+            raise EngineDied(f"the engine failed: {error}") from error
         began = self._step_began
         if began is not None and monotonic() - began > max_step_s:
-            raise EngineDied(f"a step has been running for {monotonic() - began:.0f} s")
+            raise EngineHangs(f"a step has been running for {monotonic() - began:.0f} s")
+
+    def dump_stacks(self) -> None:
+        """Write to the logs what all threads of the engine's processes are doing."""
+        self.engine.dump_stacks()
 
     async def stop(self) -> None:
         """End the thread after its current step; what is unfinished is dropped.
@@ -147,6 +160,7 @@ class EngineThread:
             log.exception("the engine failed")
             self._error = error
             self._call(self._on_death)
+        self._engine.close()
 
     def _run(self, engine: StepEngine) -> None:
         while True:

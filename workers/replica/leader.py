@@ -1,7 +1,6 @@
 """The leader of a replica: its engine, its server, its lease, from start to drain."""
 
 import asyncio
-import faulthandler
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -18,7 +17,7 @@ from cluster.redis_client import connect
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import EngineSettings, Settings
 from workers.replica.dispatch import Dispatch
-from workers.replica.engine_thread import EngineDied, EngineThread
+from workers.replica.engine_thread import EngineDied, EngineHangs, EngineThread
 from workers.replica.lease import Lease, claim_epoch
 from workers.replica.metrics import ReplicaMetrics
 from workers.replica.progress import shown_progress
@@ -29,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 MakeEngine = Callable[[Path, EngineSettings, Callable[[int, int], None]], StepEngine]
 
+_WATCH_PERIOD_S = 0.25
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_FRAME_BYTES),
@@ -72,12 +72,7 @@ class Leader:
 
     def check(self) -> None:
         """Raise EngineDied if the replica is of no more use."""
-        try:
-            self._engine.check(self._settings.replica.max_step_s)
-        except EngineDied:
-            # What every thread is doing goes to the log before the process is replaced.
-            faulthandler.dump_traceback()
-            raise
+        self._engine.check(self._settings.replica.max_step_s)
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 raise EngineDied(f"{task.get_name()} has ended") from task.exception()
@@ -130,6 +125,7 @@ class Leader:
         )
         card = self._engine.card(self._model_name)
         lease = Lease(self._registry, record, card, self._settings.replica.lease_s)
+        self._keep(self._watch(), "watch over the engine")
         self._keep(self._servicer.report_load(), "load reports")
         self._keep(lease.run(), "lease")
 
@@ -156,11 +152,25 @@ class Leader:
         self._tasks.append(task)
         self._opened.push_async_callback(_cancel, task)
 
+    async def _watch(self) -> None:
+        """Notice what keeps the engine from computing, also while it has nothing to compute."""
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            try:
+                self._engine.check(self._settings.replica.max_step_s)
+            except EngineDied as error:
+                log.error("the replica is dead", reason=str(error))
+                if isinstance(error, EngineHangs):
+                    self._engine.dump_stacks()
+                return self._die()
+
     def _die(self) -> None:
         """The engine is lost: routers are told at once, and Serve when it next asks."""
         self._servicer.fail(EngineDied("the engine failed"))
         for task in self._tasks:
             task.cancel()
+        # What other processes hold is wanted by those of the next replica.
+        self._stopping = asyncio.create_task(self._engine.stop())
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

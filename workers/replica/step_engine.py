@@ -36,7 +36,10 @@ class StepStats(Protocol):
 
 
 class StepEngine(Protocol):
-    """`workers.engine.engine.Engine`, or what stands in for it; one thread makes all calls."""
+    """`workers.engine.engine.Engine`, or what stands in for it.
+
+    One thread makes all calls, but for those of which this says otherwise.
+    """
 
     @property
     def stats(self) -> StepStats:
@@ -63,3 +66,12 @@ class StepEngine(Protocol):
 
     def check_integrity(self) -> None:
         """Raise AssertionError if its books do not balance."""
+
+    def check(self) -> None:
+        """Raise an exception if it can compute no more, also between steps. On any thread."""
+
+    def dump_stacks(self) -> None:
+        """Write to the logs what the threads of all its processes are doing. On any thread."""
+
+    def close(self) -> None:
+        """Let go of other processes that belong to it; nothing else is called afterwards."""

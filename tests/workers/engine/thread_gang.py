@@ -1,5 +1,6 @@
 """An engine whose other ranks are threads of the same process."""
 
+import faulthandler
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
@@ -47,6 +48,9 @@ class _ThreadGang:
 
     def check(self) -> None:
         self.ranks.check()
+
+    def dump_stacks(self) -> None:
+        faulthandler.dump_traceback()
 
     def close(self) -> None:
         for other in self._others:

@@ -48,6 +48,10 @@ class FakeEngine:
     cancelled: list[str] = field(default_factory=list)
     running: dict[str, Running] = field(default_factory=dict)
     threads: set[int] = field(default_factory=set)
+    loss: Exception | None = None
+    """What `check` raises."""
+    num_dumps: int = 0
+    closed: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -82,6 +86,16 @@ class FakeEngine:
 
     def check_integrity(self) -> None:
         assert not self.running
+
+    def check(self) -> None:
+        if self.loss is not None:
+            raise self.loss
+
+    def dump_stacks(self) -> None:
+        self.num_dumps += 1
+
+    def close(self) -> None:
+        self.closed = True
 
     def _advance(self, running: Running) -> list[SampleOutput]:
         request = running.request

@@ -113,3 +113,26 @@ async def test_load_counts_what_the_engine_has_not_seen_yet() -> None:
     engine.gate.set()
     await listener.reports.get()
     await thread.stop()
+
+
+async def test_an_engine_that_loses_its_ranks_while_idle_fails_the_check() -> None:
+    engine = FakeEngine()
+    thread, _ = await _started(engine)
+    thread.check(max_step_s=60)
+    engine.loss = RuntimeError("rank 1 is lost")
+    with pytest.raises(EngineDied, match="rank 1 is lost"):
+        thread.check(max_step_s=60)
+    await thread.stop()
+
+
+@pytest.mark.parametrize("prompt", [1, POISON])
+async def test_the_engine_is_closed_at_its_end_however_it_comes(prompt: int) -> None:
+    engine = FakeEngine()
+    thread, listener = await _started(engine)
+    thread.submit(_request("a", prompt, max_tokens=1))
+    if prompt == POISON:
+        await listener.died.wait()
+    else:
+        await listener.reports.get()
+    await thread.stop()
+    assert engine.closed
