@@ -13,7 +13,7 @@ def node_host(settings: Settings) -> str:
     """
     if settings.replica.host != "auto":
         return settings.replica.host
-    if settings.ray.node_address is None and settings.ray.address is None:
+    if not settings.spans_machines:
         return _LOOPBACK
     import ray  # noqa: PLC0415 - takes a while
 

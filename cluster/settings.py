@@ -113,7 +113,8 @@ class EngineSettings(Section):
     kv_cache_bytes: PositiveInt | None = None
     """Memory for KV blocks; without it, a share of what is free."""
     cpu_memory_share: float | None = Field(default=None, gt=0, le=1)
-    """That share, on a CPU; without it, what leaves room for this machine's other replicas."""
+    """That share, on a CPU; without it, what leaves room for this machine's other replicas. In a
+    cluster of several machines, half of what goes with the cores that the replica reserves."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256
@@ -133,7 +134,8 @@ class EngineSettings(Section):
     """Disk for weights as the CPU kernels read them, which make the next start quick; 0 keeps none.
     They lie in the user's cache directory; the least recently used go first."""
     num_threads: PositiveInt | None = None
-    """Compute threads; without one, the cores divided among the replicas of this machine."""
+    """Compute threads; without one, the cores divided among the replicas of this machine. In a
+    cluster of several machines, as many as the replica reserves."""
 
 
 class ReplicaSettings(Section):
@@ -202,6 +204,11 @@ class Settings(BaseSettings):
     replica: ReplicaSettings = ReplicaSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def spans_machines(self) -> bool:
+        """Whether replicas may run on other machines than the one that these are read on."""
+        return self.ray.node_address is not None or self.ray.address is not None
 
 
 def load_settings(path: Path | None = None, **overrides: object) -> Settings:

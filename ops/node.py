@@ -84,8 +84,8 @@ class _Member:
             markup=False,
         )
         lost = await self._ray.wait_lost()
-        _say(f"out of the cluster: {lost}; joining again")
         await asyncio.to_thread(self._reaper.clear)
+        _say(f"out of the cluster: {lost}; joining again")
 
     async def _start_again(self) -> None:
         """Join however long the head is away. Raises JoinError if it does not take this machine."""

@@ -39,7 +39,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line about what is going on."""
-        self._errors.print(text, markup=False)
+        self._errors.print(text, markup=False, soft_wrap=True)
 
     async def show(self, starting: Awaitable[None], loading: Loading) -> None:
         """Show how loading goes on while `starting` is awaited; raises what that raises."""

@@ -14,18 +14,15 @@ from typing import Any
 
 import httpx
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.redis_client import connect
-from cluster.registry import Registry, ReplicaRecord
-from ops.serve_run_file import RunFile
 from tests.e2e.patience import PATIENCE_S, wait_until
+from tests.e2e.served_cluster import ServedCluster
 
 TRUNKLINE = [sys.executable, "-c", "from ops.cli import main; main()"]
 _MARK = "TRUNKLINE_TEST_MARK"
 
 
-class Cluster:
+class Cluster(ServedCluster):
     """A running `trunkline serve`; every process of it carries a mark in its environment."""
 
     def __init__(self, directory: Path, model: str, settings: dict[str, Any]) -> None:
@@ -67,8 +64,7 @@ class Cluster:
         """Return when all replicas serve. Raises AssertionError if it ends before."""
         wait_until(self._has_printed_its_block, "trunkline serve is ready")
         [path] = self._directory.glob(f"trunkline-{os.getuid()}/*.json")
-        self.run = RunFile.model_validate_json(path.read_text())
-        self.grpc, self.http = self.run.grpc_address, f"http://{self.run.http_address}"
+        self.read_run_file(path)
         assert httpx.get(f"{self.http}/readyz").status_code == 200
 
     def _has_printed_its_block(self) -> bool:
@@ -96,38 +92,6 @@ class Cluster:
             yield
         finally:
             self._config.write_text(as_it_was)
-
-    async def replicas(self) -> list[ReplicaRecord]:
-        """What the registry holds."""
-        async with connect(self.run.redis_url) as redis:
-            return await Registry(redis, self.run.namespace).replicas()
-
-    async def metrics(self, name: str) -> list[float]:
-        """The metric of this name of each replica, in the order of their epochs."""
-        records = sorted(await self.replicas(), key=lambda record: record.epoch)
-        async with httpx.AsyncClient() as http:
-            pages = [await http.get(f"http://{r.metrics_address}/metrics") for r in records]
-        return [_value(page.text, f"trunkline_replica_{name}") for page in pages]
-
-    async def is_idle(self) -> bool:
-        """Whether no replica has anything to do or holds any block."""
-        names = ("running_sequences", "waiting_requests", "cache_usage_ratio")
-        return all([not any(await self.metrics(name)) for name in names])
-
-    async def num_ready(self) -> int:
-        """Replicas that the router can send requests to."""
-        async with httpx.AsyncClient() as http:
-            text = (await http.get(f"{self.http}/metrics")).text
-        return int(_value(text, "trunkline:replicas_ready"))
-
-    async def has_ready(self, count: int) -> bool:
-        """Whether the router can send requests to so many replicas, no more and no fewer."""
-        return await self.num_ready() == count == len(await self.replicas())
-
-    async def has_replaced(self, pid: int) -> bool:
-        """Whether two replicas serve, neither of which is the one that had this process."""
-        pids = {record.pid for record in await self.replicas()}
-        return pid not in pids and await self.has_ready(2)
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that it has started, directly or not, and itself."""
@@ -185,10 +149,3 @@ def starting(model: str, settings: dict[str, Any]) -> Iterator[Cluster]:
                 assert cluster.traces == []
         finally:
             cluster.kill()
-
-
-def _value(text: str, name: str) -> float:
-    for family in text_string_to_metric_families(text):
-        if family.name == name:
-            return family.samples[0].value
-    raise AssertionError(f"no metric {name}")

@@ -11,6 +11,7 @@ from ray import serve
 from cluster.logs import configure_logs
 from cluster.settings import EngineSettings, Settings
 from workers.replica.leader import Leader
+from workers.replica.machine import check_model, with_shares_here
 from workers.replica.step_engine import StepEngine
 
 
@@ -21,9 +22,10 @@ class Replica:
         self, settings: dict[str, Any]
     ) -> None:
         """`settings` is a dump of the whole tree, with redis.url and the model's directory."""
-        tree = Settings(**settings)
+        tree = with_shares_here(Settings(**settings))
         replica_id = serve.get_replica_context().replica_id.unique_id
         configure_logs(tree.log, process="replica", replica=replica_id)
+        check_model(tree)
         leader = Leader(tree, replica_id, make_engine)
         await leader.start()
         self._leader = leader

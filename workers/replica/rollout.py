@@ -10,8 +10,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
 from cluster.settings import Settings
-from workers.engine.cpus import usable_cpus
 from workers.replica.deployment import Replica
+from workers.replica.machine import with_shares
 
 _APP = "trunkline"
 _DEPLOYMENT = DeploymentID(name=Replica.__name__, app_name=_APP)
@@ -58,7 +58,7 @@ def deploy(settings: Settings) -> None:
     )(Replica)
     # What goes well needs no telling on the standard error of whoever deploys.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    application = deployment.bind(_with_shares(settings).model_dump(mode="json"))
+    application = deployment.bind(with_shares(settings).model_dump(mode="json"))
     serve.start(proxy_location="Disabled")
     serve._run(
         application, name=_APP, route_prefix=None, _blocking=False, external_scaler_enabled=True
@@ -93,17 +93,6 @@ def rollout_status() -> RolloutStatus:
 def undeploy() -> None:
     """Drain all replicas and remove them; returns when that is done. Harmless without any."""
     serve.delete(_APP)
-
-
-def _with_shares(settings: Settings) -> Settings:
-    """With this machine's cores and memory divided among the replicas, unless said otherwise."""
-    engine, count = settings.engine, max(1, settings.replica.count)
-    shares = {
-        "num_threads": engine.num_threads or max(1, usable_cpus() // count),
-        # Half of what is free; an update may start one more before it stops the first.
-        "cpu_memory_share": engine.cpu_memory_share or 0.5 / (count + 1),
-    }
-    return settings.model_copy(update={"engine": engine.model_copy(update=shares)})
 
 
 def _last_line(message: str) -> str:
