@@ -43,6 +43,7 @@ class _Route(ctypes.Structure):
         ("num_experts", ctypes.c_int64),
         ("top_k", ctypes.c_int64),
         ("max_copies", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
         ("renormalises", ctypes.c_int32),
     )
 
@@ -125,6 +126,7 @@ class CpuExperts:
         weights: torch.Tensor,
         *,
         renormalises: bool,
+        first_row: int = 0,
     ) -> None:
         """See `route` of routing_reference, whose arguments these are.
 
@@ -151,6 +153,7 @@ class CpuExperts:
             num_experts,
             top_k,
             places.shape[-1],
+            first_row,
             int(renormalises),
         )
         self._route(args, *tensors)

@@ -13,6 +13,7 @@ def route(
     weights: torch.Tensor,
     *,
     renormalises: bool,
+    first_row: int = 0,
 ) -> None:
     """Send each row to the experts with the largest logits, of equal ones the first.
 
@@ -22,7 +23,8 @@ def route(
 
     Args:
         logits: float32 [T, n].
-        num_real: int64 [1], on the CPU: rows from this one on are padding, which goes nowhere.
+        num_real: int64 [1], on the CPU: rows of the batch from this one on are padding, which goes
+            nowhere.
         copies: int32 [n]: how many slots hold an expert.
         places: int32 [n, C]: which ones, in the first copies[e] columns.
         load: int64 [n], on the CPU: rows that went to each expert so far; added to.
@@ -30,8 +32,9 @@ def route(
             padding.
         weights: float32 [T, k]; takes their weights; 0 in padding.
         renormalises: Whether weights are divided by their sum over the row's experts.
+        first_row: Which row of the batch is the first of these.
     """
-    top_k, real = slots.shape[1], min(int(num_real), len(logits))
+    top_k, real = slots.shape[1], min(max(int(num_real) - first_row, 0), len(logits))
     slots[real:] = -1
     weights[real:] = 0
     rows = logits[:real]

@@ -61,8 +61,8 @@ class AllRows:
     is_whole = False
 
     def __init__(self, load: ExpertLoad, layer: int) -> None:
-        self._load = load.rows[layer]
-        self._num_real = load.num_real
+        self._load = load
+        self._rows = load.rows[layer]
 
     def __call__(
         self,
@@ -74,7 +74,8 @@ class AllRows:
         out: torch.Tensor,
     ) -> None:
         """See ExpertExchange."""
-        experts(x, router(x, buffers, self._num_real, self._load), shared, out)
+        first_row = self._load.first_row(len(x))
+        experts(x, router(x, buffers, self._load.num_real, self._rows, first_row), shared, out)
 
 
 class Dispatch:
@@ -88,8 +89,8 @@ class Dispatch:
         """`group` is of ranks with different experts, all of them whole."""
         self._group = group
         self._slots_per_rank = slots_per_rank
-        self._load = load.rows[layer]
-        self._num_real = load.num_real
+        self._load = load
+        self._rows = load.rows[layer]
 
     def __call__(
         self,
@@ -105,9 +106,10 @@ class Dispatch:
         size, length = self._group.size, -(-len(x) // self._group.size)
         begin = min(self._group.rank * length, len(x))
         mine = x[begin : begin + length]
-        load = torch.zeros_like(self._load)
-        num_real = (self._num_real - begin).clamp(0, len(mine))
-        routing = router(mine, buffers.first(len(mine)), num_real, load)
+        load = torch.zeros_like(self._rows)
+        first_row = self._load.first_row(len(x)) + begin
+        part = buffers.first(len(mine))
+        routing = router(mine, part, self._load.num_real, load, first_row)
         sums = x.new_zeros(length, x.shape[1])
         sums[: len(mine)] = self._routed(mine, routing, load, experts)
         everyone = x.new_empty(size, length, x.shape[1])
@@ -146,7 +148,7 @@ class Dispatch:
         everyone = news.new_empty(size, len(news))
         self._group.all_gather(news, everyone)
         loads, all_counts = everyone.split_with_sizes((len(load), len(counts)), dim=1)
-        self._load += loads.sum(dim=0).to(load.device)
+        self._rows.add_(loads.sum(dim=0).to(load.device))
         arriving = all_counts.view(size, size, -1)[:, self._group.rank]
         return counts.view(size, -1), arriving
 

@@ -33,6 +33,7 @@ class _Route(Protocol):
         weights: torch.Tensor,
         *,
         renormalises: bool,
+        first_row: int = 0,
     ) -> None: ...
 
 
@@ -56,14 +57,16 @@ class Router:
         buffers: ExpertBuffers,
         num_real: torch.Tensor,
         load: torch.Tensor,
+        first_row: int,
     ) -> Routing:
         """Route rows.
 
         Args:
             x: [T, hidden_size].
             buffers: Of T rows; hold the result.
-            num_real: int64 [1]: rows from this one on are padding.
+            num_real: int64 [1]: rows of the batch from this one on are padding.
             load: int64 [num_experts]; each expert's rows are added to it.
+            first_row: Which row of the batch is x's first.
         """
         self._route(
             self._gate(x, buffers.logits),
@@ -74,5 +77,6 @@ class Router:
             buffers.slots,
             buffers.weights,
             renormalises=self._renormalises,
+            first_row=first_row,
         )
         return Routing(buffers.slots, buffers.weights)

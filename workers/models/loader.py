@@ -108,8 +108,7 @@ def _model(
 ) -> CausalLM:
     rows = row_kernels(library)
     embedding = _embedding(weights, config, shape, ranks)
-    experts = config.layer.experts
-    load = None if experts is None else ExpertLoad.allocate(shape.num_layers, experts.num_experts)
+    load = _expert_load(config, shape, ranks)
     builder, layers = LayerBuilder(weights, config, shape, ranks, rows, load), []
     for index in shape.layers:
         layers.append(builder.layer(index))
@@ -135,6 +134,13 @@ def _model(
         dense=ranks.dense,
         expert_load=load,
     )
+
+
+def _expert_load(config: ModelConfig, shape: RankShape, ranks: Ranks) -> ExpertLoad | None:
+    experts = config.layer.experts
+    if experts is None:
+        return None
+    return ExpertLoad.allocate(shape.num_layers, experts.num_experts, ranks.place.sequence)
 
 
 def _embedding(

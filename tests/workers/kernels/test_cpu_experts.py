@@ -50,6 +50,7 @@ ROUTINGS = {
     "num_experts": st.integers(1, 40) | st.just(128),
     "top_k": st.integers(1, 8),
     "padding": st.integers(0, 3),
+    "first_row": st.sampled_from([0, 5]),
     "renormalises": st.booleans(),
     "threads": st.sampled_from([1, 2]),
 }
@@ -63,6 +64,7 @@ def test_routing_is_that_of_torch(
     num_experts: int,
     top_k: int,
     padding: int,
+    first_row: int,
     renormalises: bool,
     threads: int,
     scale: float,
@@ -70,11 +72,12 @@ def test_routing_is_that_of_torch(
     """Slots, weights and load; padding goes nowhere and counts nowhere."""
     library.set_num_threads(threads)
     logits, top_k = torch.randn(num_rows, num_experts) * scale, min(top_k, num_experts)
-    found, expected = (Routed(logits, top_k, num_rows - padding) for _ in range(2))
-    if num_rows < padding:
-        return
-    CpuExperts(library).route(*found.arguments(), renormalises=renormalises)
-    route(*expected.arguments(), renormalises=renormalises)
+    real = max(first_row + num_rows - padding, 0)
+    found, expected = (Routed(logits, top_k, real) for _ in range(2))
+    for function, routed in ((CpuExperts(library).route, found), (route, expected)):
+        function(*routed.arguments(), renormalises=renormalises, first_row=first_row)
+    assert (found.slots[: max(num_rows - padding, 0)] >= 0).all()
+    assert (found.slots[max(num_rows - padding, 0) :] == -1).all()
     assert torch.equal(found.slots, expected.slots)
     assert torch.equal(found.load, expected.load)
     torch.testing.assert_close(found.weights, expected.weights, rtol=1e-5, atol=1e-7)
@@ -88,6 +91,7 @@ def test_weights_are_shares(
     num_experts: int,
     top_k: int,
     padding: int,
+    first_row: int,
     renormalises: bool,
     threads: int,
 ) -> None:

@@ -16,7 +16,7 @@ constexpr int64_t kChunkLogits = 16 * 1024;
 
 struct RouteArgs {
     const float* logits;      // [num_rows, num_experts]
-    const int64_t* num_real;  // rows from this one on are padding, which goes nowhere
+    const int64_t* num_real;  // rows from this one on, of the whole batch, are padding
     const int32_t* copies;    // [num_experts]: how many slots hold an expert
     const int32_t* places;    // [num_experts, max_copies]: which ones
     int64_t* load;            // [num_experts]: rows that each has got; added to
@@ -26,8 +26,13 @@ struct RouteArgs {
     int64_t num_experts;
     int64_t top_k;
     int64_t max_copies;
+    int64_t first_row;        // which row of the batch is the first here
     int32_t renormalises;     // weights sum to 1 over a row's experts, not over all
 };
+
+int64_t num_real_rows(const RouteArgs& args) {
+    return std::clamp<int64_t>(*args.num_real - args.first_row, 0, args.num_rows);
+}
 
 // The largest values in descending order, of equal ones the first.
 void choose(const float* logits, int64_t count, int64_t top_k, int32_t* chosen) {
@@ -57,7 +62,7 @@ void route_row(const RouteArgs& args, int64_t row) {
     const float* logits = args.logits + row * args.num_experts;
     int32_t* slots = args.slots + row * args.top_k;
     float* weights = args.weights + row * args.top_k;
-    if (row >= *args.num_real) {
+    if (row >= num_real_rows(args)) {
         std::fill(slots, slots + args.top_k, -1);
         std::fill(weights, weights + args.top_k, 0.0f);
         return;
@@ -86,7 +91,7 @@ void route(const RouteArgs& args) {
         for (int64_t row = chunk * together; row < end; ++row) route_row(args, row);
     });
     // From experts to slots; rows take turns on an expert's copies.
-    for (int64_t row = 0; row < std::min(args.num_rows, *args.num_real); ++row)
+    for (int64_t row = 0; row < num_real_rows(args); ++row)
         for (int64_t i = 0; i < args.top_k; ++i) {
             int32_t& slot = args.slots[row * args.top_k + i];
             const int64_t expert = slot;
