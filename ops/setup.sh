@@ -18,11 +18,13 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         exit 1
     fi
 fi
-# What tests of the CPU kernels use: a compiler, and emulated AVX512. They are skipped without.
+# What tests use that are skipped without: of the CPU kernels, a compiler and emulated AVX512; of
+# several hosts, network namespaces.
 case $what in *dev*)
     missing=
     command -v g++ >/dev/null || missing="g++"
     [ -e /usr/include/simde/x86/avx512.h ] || missing="$missing libsimde-dev"
+    command -v ip >/dev/null || missing="$missing iproute2"
     if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         # shellcheck disable=SC2086
         { apt-get update -q && apt-get install -q -y --no-install-recommends $missing; } ||

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from cluster.redis_client import connect
+from cluster.redis_client import connect, without_password
 from cluster.registry import Registry, ReplicaRecord
 from ops.failure import CommandError, UsageError
 from ops.serve_run_file import find_run_file
@@ -62,7 +62,7 @@ async def _read(redis_url: str, namespace: str) -> list[ReplicaStatus]:
             records = await Registry(redis, namespace).replicas()
             return list(await asyncio.gather(*(_ask(http, record) for record in records)))
     except (RedisError, OSError) as error:
-        raise CommandError(f"{redis_url}: {error}") from error
+        raise CommandError(f"{without_password(redis_url)}: {error}") from error
 
 
 async def _ask(http: httpx.AsyncClient, record: ReplicaRecord) -> ReplicaStatus:

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from redis.exceptions import AuthenticationError
 
-from cluster.redis_client import connect
+from cluster.redis_client import connect, without_password
 from cluster.redis_server import RedisServer
 from tests.cluster.redis_fixture import running_redis
 
@@ -65,6 +67,30 @@ def test_it_is_killed_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.communicate()
     _, alive = psutil.wait_procs([server], timeout=30)
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+async def test_at_an_address_it_takes_its_password_alone(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, ("127.0.0.1", free_port()))
+    await server.start()
+    try:
+        async with connect(server.url) as client:
+            await client.set("a", "1")
+        stranger = "redis://" + server.url.rpartition("@")[2]
+        for url in (stranger, stranger.replace("//", "//:wrong@")):
+            async with connect(url) as client:
+                with pytest.raises(AuthenticationError):
+                    await client.get("a")
+        [process] = [p for p in psutil.Process().children() if "redis-server" in p.name()]
+        assert server.url.split(":")[2].partition("@")[0] not in " ".join(process.cmdline())
+        assert without_password(server.url) == "redis://:***@" + server.url.rpartition("@")[2]
+    finally:
+        await server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_urls_of_other_kinds_are_refused() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.node_host import node_host
 from cluster.settings import load_settings
 
 
@@ -46,3 +47,19 @@ def test_a_wrong_field_is_named(tmp_path: Path, text: str, field: str) -> None:
 def test_a_missing_file_is_no_default(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_settings(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::1", "here", "10.0.0"])
+def test_a_node_address_is_one_ipv4_address(address: str) -> None:
+    with pytest.raises(ValueError, match=r"ray\.node_address"):
+        load_settings(ray={"node_address": address})
+
+
+def test_whether_replicas_may_be_elsewhere_and_where_they_listen() -> None:
+    alone = load_settings()
+    head = load_settings(ray={"node_address": "10.0.0.1"}, replica={"host": "10.0.0.2"})
+    assert not alone.spans_machines
+    assert node_host(alone) == "127.0.0.1"
+    assert head.spans_machines
+    assert load_settings(ray={"address": "10.0.0.1:6380"}).spans_machines
+    assert node_host(head) == "10.0.0.2"

@@ -6,6 +6,9 @@ import pytest
 
 from tests.ops.cluster_fixture import trunkline
 
+TOKEN = "/proc/sys/kernel/random/boot_id"
+"""A file with a line that may be a token."""
+
 
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
@@ -16,6 +19,54 @@ from tests.ops.cluster_fixture import trunkline
         (["serve", "/no/such/model"], 2, "model: got '/no/such/model', expected one of demo"),
         (["serve", "/"], 2, "model: / has no config.json"),
         (["serve", "--config", "/no/such/file"], 2, "/no/such/file does not exist"),
+        (["serve", "--node-address", "0.0.0.0"], 2, "ray.node_address: got '0.0.0.0': "),
+        (["serve", "--node-address", "198.18.255.1"], 2, "expected an address of this machine"),
+        (
+            ["serve", "--node-address", "127.0.0.1", "--ray-address", "127.0.0.1:1"],
+            2,
+            "expected only one of them",
+        ),
+        (
+            ["serve", "--node-address", "127.0.0.1", "--redis-url", "unix:///tmp/x"],
+            2,
+            "redis.url: got a socket file, expected a server that other machines reach too",
+        ),
+        (["node"], 2, "--join"),
+        (
+            ["node", "--join", "127.0.0.1:1"],
+            2,
+            "no token: give --token-file, or set TRUNKLINE_JOIN",
+        ),
+        (["node", "--join", "x", "--token-file", "/no/file"], 2, "--token-file: "),
+        (["node", "--join", "x", "--token-file", TOKEN], 2, "--join: got 'x', expected host:port"),
+        (
+            ["node", "--join", "127.0.0.1:1", "--token-file", "/dev/null"],
+            2,
+            "expected a token of 16 characters or more",
+        ),
+        (
+            [
+                "node",
+                "--join",
+                "127.0.0.1:1",
+                "--token-file",
+                TOKEN,
+                "--node-address",
+                "198.18.9.9",
+            ],
+            2,
+            "--node-address: got 198.18.9.9, expected an address of this machine",
+        ),
+        (
+            ["node", "--join", "127.0.0.1:1", "--token-file", TOKEN, "--labels", "x"],
+            2,
+            "--labels: got 'x', expected key=value",
+        ),
+        (
+            ["node", "--join", "127.0.0.1:1", "--token-file", TOKEN],
+            1,
+            "127.0.0.1:1 cannot be reached: ",
+        ),
         (["generate", "x", "--address", "127.0.0.1:1"], 1, "127.0.0.1:1: "),
         (["status"], 1, "no cluster runs on this machine"),
         (["status", "--redis-url", "unix:///no/such/socket"], 1, "unix:///no/such/socket: "),
