@@ -64,7 +64,9 @@ class ParallelLayout:
     def rank(self, stage: int, sequence: int, expert: int, tensor: int) -> int:
         """The rank at a place; the inverse of `place`."""
         from_last = self.pipeline - 1 - stage
-        return ((from_last * self.sequence + sequence) * self.expert + expert) * self.tensor + tensor
+        return (
+            (from_last * self.sequence + sequence) * self.expert + expert
+        ) * self.tensor + tensor
 
     def dense_group(self, place: Place) -> tuple[int, ...]:
         """The ranks that divide attention and dense layers with this one, in order."""
