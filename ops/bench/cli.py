@@ -212,20 +212,25 @@ def sampling(
 
 @app.command()
 def parallel(
-    figures: Annotated[str, typer.Option(help="all_reduce; without any, all.")] = "",
+    figures: Annotated[
+        str, typer.Option(help="all_reduce, plan, tensor, pipeline; without any, all.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="Name of a shape, of which to make a model.")] = (
+        "qwen3-0.6b"
+    ),
     runs: Annotated[int, typer.Option(min=1, help="Runs, what is compared in turn in each.")] = 3,
     json: Json = None,
 ) -> None:
-    """Ranks of one replica: what they exchange, in shared memory and by gloo."""
+    """Ranks of one replica: what they exchange, and what two gain and cost beside one."""
     from ops.bench.parallel import FIGURES, bench_parallel
     from ops.bench.report import print_rows, write_rows
     from ops.failure import UsageError
 
     names = [name.strip() for name in figures.split(",") if name.strip()] or list(FIGURES)
     try:
-        rows = bench_parallel(names, runs)
+        rows = bench_parallel(names, model, runs)
     except ValueError as error:
-        raise UsageError(f"--figures: {error}") from error
+        raise UsageError(str(error)) from error
     print_rows(rows, "trunkline bench parallel")
     if json is not None:
         write_rows(rows, json)
