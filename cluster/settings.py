@@ -66,7 +66,7 @@ class RouterSettings(Section):
     """How long a request may take, whatever deadline it sets itself."""
     client_stall_s: PositiveFloat = 60.0
     """A client that has not taken what is ready for it for this long counts as gone."""
-    replica_silence_s: PositiveFloat = 10.0
+    replica_silence_s: PositiveFloat = 5.0
     """A replica that has sent nothing on its stream for this long counts as lost."""
     drain_timeout_s: PositiveFloat = 60.0
     """How long running requests may take after SIGTERM."""
@@ -111,10 +111,10 @@ class EngineSettings(Section):
     block_size: PositiveInt = 16
     """Tokens in one KV block."""
     kv_cache_bytes: PositiveInt | None = None
-    """Memory for KV blocks; without it, a share of what is free."""
+    """Memory for KV blocks on each rank; without it, a share of what is free."""
     cpu_memory_share: float | None = Field(default=None, gt=0, le=1)
-    """That share, on a CPU; without it, what leaves room for this machine's other replicas. In a
-    cluster of several machines, half of what goes with the cores that the replica reserves."""
+    """That share, on a CPU; without it, what leaves room for this machine's other ranks. In a
+    cluster of several machines, half of what goes with the cores that the rank reserves."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256
@@ -134,8 +134,8 @@ class EngineSettings(Section):
     """Disk for weights as the CPU kernels read them, which make the next start quick; 0 keeps none.
     They lie in the user's cache directory; the least recently used go first."""
     num_threads: PositiveInt | None = None
-    """Compute threads; without one, the cores divided among the replicas of this machine. In a
-    cluster of several machines, as many as the replica reserves."""
+    """Compute threads of each rank; without one, the cores divided among all ranks of this machine.
+    In a cluster of several machines, as many as the rank reserves."""
 
 
 class ReplicaSettings(Section):
@@ -151,7 +151,13 @@ class ReplicaSettings(Section):
     drain_timeout_s: PositiveFloat = 60.0
     """How long running requests may take when a replica is stopped."""
     num_cpus: PositiveFloat = 1.0
-    """Ray CPUs that a replica reserves."""
+    """Ray CPUs that each rank of a replica reserves."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that Ray nodes must have to run replicas; values may be Ray's expressions, such as
+    "!spot" or "in(a, b)"."""
+    placement_timeout_s: PositiveFloat = 60.0
+    """How long new replicas may wait for nodes with room for them; then the start or the update
+    fails."""
     max_step_s: PositiveFloat = 120.0
     """A replica whose engine has been in one step for this long is taken for hung and replaced."""
 

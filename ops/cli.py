@@ -63,6 +63,18 @@ def serve(
     kv_cache_dtype: Annotated[
         str | None, typer.Option(help="Of cached keys and values: auto or int8.")
     ] = None,
+    tp: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that every weight matrix is cut among.")
+    ] = None,
+    pp: Annotated[
+        int | None, typer.Option(min=1, help="Ranks, or groups of them, that layers go through.")
+    ] = None,
+    ep: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that experts are dealt out to.")
+    ] = None,
+    sp: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that long prompts are divided among.")
+    ] = None,
 ) -> None:
     """Serve a model: router, replicas, Redis. Ctrl-C drains and stops."""
     from ops.serve import serve as run
@@ -72,7 +84,11 @@ def serve(
         "replica": {"count": replicas},
         "redis": {"url": redis_url},
         "ray": {"address": ray_address, "node_address": node_address},
-        "engine": {"quantization": quantization, "kv_cache_dtype": kv_cache_dtype},
+        "engine": {
+            "quantization": quantization,
+            "kv_cache_dtype": kv_cache_dtype,
+            "parallel": {"tensor": tp, "pipeline": pp, "expert": ep, "sequence": sp},
+        },
         "router": {"host": host, "grpc_port": grpc_port, "http_port": http_port},
     }
     raise typer.Exit(run(config, _given(overrides)))

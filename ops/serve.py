@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from cluster.settings import Settings, load_settings
+from cluster.settings import ParallelSettings, Settings, load_settings
 from ops.failure import CommandError, UsageError
 from ops.models import SHIPPED, resolve
 from ops.serve_cluster import LocalCluster
@@ -32,7 +32,9 @@ def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
     try:
         settings = load_settings(config, **overrides)
         check_addresses(settings)
-        return _with_model_directory(settings)
+        settings = _with_model_directory(settings)
+        _check_layout(settings)
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -48,6 +50,18 @@ def _with_model_directory(settings: Settings) -> Settings:
         raise ValueError(f"model: {directory} has no config.json, so it holds no model")
     name = settings.model_name or (settings.model if settings.model in SHIPPED else directory.name)
     return settings.model_copy(update={"model": str(directory), "model_name": name})
+
+
+def _check_layout(settings: Settings) -> None:
+    """Raise ValueError if the model cannot be divided as the settings say."""
+    if settings.engine.parallel == ParallelSettings():
+        return
+    from workers.models.config import ModelConfig
+    from workers.models.fit import check_layout
+    from workers.parallel.layout import ParallelLayout
+
+    layout = ParallelLayout(**settings.engine.parallel.model_dump())
+    check_layout(ModelConfig.read(Path(settings.model)), layout)
 
 
 async def _serve(read_settings: Callable[[], Settings]) -> int:

@@ -67,11 +67,13 @@ class LocalCluster:
 
     async def wait_ready(self) -> None:
         """Return when the router can send requests to all replicas. Raises CommandError."""
-        from workers.replica.rollout import rollout_status
+        from workers.replica.rollout import rollout_status, watch_placement
 
+        placement = watch_placement(self.settings)
         async with AsyncClient(self.addresses["grpc"]) as client:
             while await self._num_ready(client) < self.settings.replica.count:
-                if failure := (await asyncio.to_thread(rollout_status)).failure:
+                failure = (await asyncio.to_thread(rollout_status)).failure
+                if failure := failure or await asyncio.to_thread(placement.failure):
                     raise CommandError(f"replicas do not start: {failure}")
                 await asyncio.sleep(_POLL_S)
 
@@ -125,13 +127,14 @@ class LocalCluster:
         await self._replace_replicas(self.settings)
 
     async def _replace_replicas(self, settings: Settings) -> None:
-        from workers.replica.rollout import deploy, rollout_status
+        from workers.replica.rollout import deploy, rollout_status, watch_placement
 
         self._deploying = self._loop.run_in_executor(None, deploy, settings)
         await _told(asyncio.shield(self._deploying))
+        placement = watch_placement(settings)
         while not (status := await asyncio.to_thread(rollout_status)).running:
-            if status.failure:
-                raise CommandError(status.failure)
+            if failure := status.failure or await asyncio.to_thread(placement.failure):
+                raise CommandError(failure)
             await asyncio.sleep(_POLL_S)
 
     def note_rollout(self, failure: str) -> None:

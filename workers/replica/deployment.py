@@ -3,15 +3,19 @@
 import asyncio
 import atexit
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 
 from cluster.logs import configure_logs
 from cluster.settings import EngineSettings, Settings
+from workers.engine.launcher import Launcher
 from workers.replica.leader import Leader
 from workers.replica.machine import check_model, with_shares_here
+from workers.replica.shard import ShardLauncher
 from workers.replica.step_engine import StepEngine
 
 
@@ -26,7 +30,11 @@ class Replica:
         replica_id = serve.get_replica_context().replica_id.unique_id
         configure_logs(tree.log, process="replica", replica=replica_id)
         check_model(tree)
-        leader = Leader(tree, replica_id, make_engine)
+        # Here, where Ray knows which actor asks; the engine is made on another thread.
+        group = ray.util.get_current_placement_group()
+        assert group is not None, "every replica is deployed with one"
+        shards = ShardLauncher(tree, group)
+        leader = Leader(tree, replica_id, partial(make_engine, shards))
         await leader.start()
         self._leader = leader
         atexit.register(_drain_at_exit, leader, asyncio.get_running_loop())
@@ -41,12 +49,16 @@ class Replica:
 
 
 def make_engine(
-    model_dir: Path, settings: EngineSettings, progress: Callable[[int, int], None]
+    launcher: Launcher,
+    model_dir: Path,
+    settings: EngineSettings,
+    progress: Callable[[int, int], None],
 ) -> StepEngine:
-    """The engine, made on the thread that will own it."""
-    from workers.engine.engine import Engine  # noqa: PLC0415 - whoever only deploys needs no torch
+    """The engine with all its ranks, made on the thread that will own it."""
+    # Whoever only deploys needs no torch.
+    from workers.engine.engine_start import start_engine  # noqa: PLC0415
 
-    return Engine(model_dir, settings, progress)
+    return start_engine(model_dir, settings, lambda: launcher, progress)
 
 
 def _drain_at_exit(leader: Leader, loop: asyncio.AbstractEventLoop) -> None:

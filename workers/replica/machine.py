@@ -6,23 +6,34 @@ from typing import Any
 from cluster.node_host import node_host
 from cluster.settings import Settings
 from workers.engine.cpus import usable_cpus
+from workers.parallel.layout import ParallelLayout
+
+
+def layout_of(settings: Settings) -> ParallelLayout:
+    """How each replica is divided."""
+    return ParallelLayout(**settings.engine.parallel.model_dump())
 
 
 def with_shares(settings: Settings) -> Settings:
-    """On a lone machine, its cores and memory divided among the replicas, unless said otherwise.
+    """On a lone machine, its cores and memory divided among the ranks of all replicas, unless said
+    otherwise.
 
     To be called where replicas are deployed. In a cluster of several machines these may differ, and
     the settings stay as they are until `with_shares_here`.
     """
     if settings.spans_machines:
         return settings
-    count = max(1, settings.replica.count)
-    # Half of what is free; an update may start one more before it stops the first.
-    return _shared(settings, num_threads=usable_cpus() // count, memory_share=0.5 / (count + 1))
+    count, num_ranks = max(1, settings.replica.count), layout_of(settings).world_size
+    return _shared(
+        settings,
+        num_threads=usable_cpus() // (count * num_ranks),
+        # Half of what is free; an update may start one more before it stops the first.
+        memory_share=0.5 / (count + 1) / num_ranks,
+    )
 
 
 def with_shares_here(settings: Settings) -> Settings:
-    """With the cores that the replica reserves, and that part of half the memory of this machine,
+    """With the cores that each rank reserves, and that part of half the memory of this machine,
     unless said otherwise.
     """
     if not settings.spans_machines:

@@ -12,6 +12,7 @@ from ray.serve.schema import ApplicationStatus
 from cluster.settings import Settings
 from workers.replica.deployment import Replica
 from workers.replica.machine import with_shares
+from workers.replica.placement import PlacementWatch, bundles_of, live_nodes, waiting_groups
 
 _APP = "trunkline"
 _DEPLOYMENT = DeploymentID(name=Replica.__name__, app_name=_APP)
@@ -28,7 +29,8 @@ class RolloutStatus:
     running: bool
     """All replicas are there, of the version deployed last."""
     num_starting: int
-    """Replicas of whatever version that are neither there yet nor known to have failed."""
+    """Replicas of whatever version that have a place, but are neither there yet nor known to have
+    failed."""
     failure: str
     """Why it cannot be deployed; empty if it can."""
 
@@ -45,9 +47,9 @@ def deploy(settings: Settings) -> None:
         name=_DEPLOYMENT.name,
         num_replicas=replica.count,
         ray_actor_options={"num_cpus": replica.num_cpus},
-        # One bundle, for the leader.
-        placement_group_bundles=[{"CPU": replica.num_cpus}],
+        placement_group_bundles=bundles_of(settings, live_nodes()),
         placement_group_strategy="PACK",
+        placement_group_bundle_label_selector=[replica.node_labels],
         max_surge_percent=100,
         max_constructor_retry_count=1,
         health_check_period_s=_HEALTH_PERIOD_S,
@@ -81,13 +83,19 @@ def rollout_status() -> RolloutStatus:
     if application is None:
         return RolloutStatus(running=False, num_starting=0, failure="")
     deployments = application.deployments.values()
+    num_starting = sum(d.replica_states.get(ReplicaState.STARTING, 0) for d in deployments)
     failed = application.status is ApplicationStatus.DEPLOY_FAILED
     messages = [d.message for d in deployments] or [application.message]
     return RolloutStatus(
         running=application.status is ApplicationStatus.RUNNING,
-        num_starting=sum(d.replica_states.get(ReplicaState.STARTING, 0) for d in deployments),
+        num_starting=max(0, num_starting - len(waiting_groups(_APP))),
         failure=_last_line(messages[0]) if failed else "",
     )
+
+
+def watch_placement(settings: Settings) -> PlacementWatch:
+    """Over the replicas that have just been deployed with these settings."""
+    return PlacementWatch(settings.replica, _APP)
 
 
 def undeploy() -> None:
