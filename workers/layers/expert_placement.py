@@ -7,33 +7,46 @@ from itertools import pairwise
 
 import torch
 
+EMPTY = -1
+"""A slot that rows are not sent to."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertPlacement:
     """The experts of one layer, dealt out to the slots of expert ranks.
 
-    Slots are numbered through, rank by rank. Those that a rank does not need are its last ones.
+    Slots are numbered through, rank by rank.
     """
 
     slots_per_rank: int
     experts: tuple[tuple[int, ...], ...]
-    """For each rank, those in its slots, none twice."""
+    """For each rank, those in its slots, or EMPTY; none twice. Slots left out at the end are empty
+    too."""
 
     def __post_init__(self) -> None:
-        for rank, held in enumerate(self.experts):
-            if len(held) > self.slots_per_rank or len(set(held)) < len(held):
+        for rank, slots in enumerate(self.experts):
+            held = [expert for expert in slots if expert != EMPTY]
+            if len(slots) > self.slots_per_rank or len(set(held)) < len(held):
                 raise ValueError(
-                    f"experts of rank {rank}: got {held}, expected up to {self.slots_per_rank}, "
+                    f"experts of rank {rank}: got {slots}, expected up to {self.slots_per_rank}, "
                     "none twice"
                 )
 
     @classmethod
-    def even(cls, num_experts: int, num_ranks: int) -> "ExpertPlacement":
-        """Consecutive experts to each rank, as many to one as to another, or one more."""
+    def even(cls, num_experts: int, num_ranks: int, num_spare: int = 0) -> "ExpertPlacement":
+        """Consecutive experts to each rank, as many to one as to another, or one more.
+
+        A rank's spare slots hold copies of those that follow its own, the first after the last.
+        """
         starts = [num_experts * rank // num_ranks for rank in range(num_ranks + 1)]
+        spans = [range(start, end) for start, end in pairwise(starts)]
+        counts = [min(len(span) + num_spare, num_experts) for span in spans]
         return cls(
-            -(-num_experts // num_ranks),
-            tuple(tuple(range(start, end)) for start, end in pairwise(starts)),
+            max(counts),
+            tuple(
+                tuple((span.start + slot) % num_experts for slot in range(count))
+                for span, count in zip(spans, counts, strict=True)
+            ),
         )
 
     def places(self, num_experts: int) -> list[list[int]]:
@@ -44,7 +57,8 @@ class ExpertPlacement:
         places: list[list[int]] = [[] for _ in range(num_experts)]
         for rank, held in enumerate(self.experts):
             for slot, expert in enumerate(held):
-                places[expert].append(rank * self.slots_per_rank + slot)
+                if expert != EMPTY:
+                    places[expert].append(rank * self.slots_per_rank + slot)
         if missing := [expert for expert, slots in enumerate(places) if not slots]:
             raise ValueError(f"experts: got none of {missing}, expected each at least once")
         return places
@@ -52,7 +66,20 @@ class ExpertPlacement:
     def rank_loads(self, load: Sequence[float]) -> list[float]:
         """What each rank gets of its experts' load, where an expert's copies get equal shares."""
         copies = [len(slots) for slots in self.places(len(load))]
-        return [sum(load[expert] / copies[expert] for expert in held) for held in self.experts]
+        return [
+            sum(load[expert] / copies[expert] for expert in held if expert != EMPTY)
+            for held in self.experts
+        ]
+
+    def arranged_after(self, before: "ExpertPlacement") -> "ExpertPlacement":
+        """The same experts on each rank, those that were there `before` in the same slots."""
+        return ExpertPlacement(
+            self.slots_per_rank,
+            tuple(
+                _arranged(set(wanted) - {EMPTY}, held, self.slots_per_rank)
+                for wanted, held in zip(self.experts, before.experts, strict=True)
+            ),
+        )
 
 
 class SlotTable:
@@ -64,15 +91,24 @@ class SlotTable:
         """[num_experts]: how many slots hold an expert."""
         self.places = torch.empty(num_experts, num_ranks, dtype=torch.int32, device=device)
         """[num_experts, num_ranks]: those slots, in the first copies[e] columns."""
+        self.placement = placement
         self.set(placement)
 
     def set(self, placement: ExpertPlacement) -> None:
         """Route by another placement from the next step on."""
+        self.placement = placement
         num_experts, num_ranks = self.places.shape
         places = placement.places(num_experts)
         self.copies.copy_(torch.tensor([len(slots) for slots in places], dtype=torch.int32))
         padded = [slots + [-1] * (num_ranks - len(slots)) for slots in places]
         self.places.copy_(torch.tensor(padded, dtype=torch.int32))
+
+
+def _arranged(wanted: set[int], before: Sequence[int], num_slots: int) -> tuple[int, ...]:
+    kept = [expert if expert in wanted else EMPTY for expert in before]
+    kept += [EMPTY] * (num_slots - len(kept))
+    new = iter(sorted(wanted - set(kept)))
+    return tuple(next(new, EMPTY) if expert == EMPTY else expert for expert in kept)
 
 
 def place_experts(load: Sequence[float], num_ranks: int, slots_per_rank: int) -> ExpertPlacement:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.layers.expert_placement import ExpertPlacement, SlotTable, place_experts
+from workers.layers.expert_placement import EMPTY, ExpertPlacement, SlotTable, place_experts
 
 LOADS = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 RANKS = st.integers(1, 8)
@@ -61,6 +61,24 @@ def test_one_hot_expert_is_replicated() -> None:
 
 def test_even_placement_is_that_of_consecutive_experts() -> None:
     assert ExpertPlacement.even(8, 2).experts == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert ExpertPlacement.even(6, 3, 1).experts == ((0, 1, 2), (2, 3, 4), (4, 5, 0))
+    assert ExpertPlacement.even(4, 2, 9).experts == ((0, 1, 2, 3), (2, 3, 0, 1))
+
+
+@SETTINGS
+@given(load=LOADS, later=LOADS, num_ranks=RANKS, spare=st.integers(0, 5))
+def test_experts_that_stay_keep_their_slots(
+    load: list[int], later: list[int], num_ranks: int, spare: int
+) -> None:
+    later = (later * len(load))[: len(load)]
+    slots = -(-len(load) // num_ranks) + spare
+    before, wanted = (place_experts(each, num_ranks, slots) for each in (load, later))
+    found = wanted.arranged_after(before)
+    assert found.rank_loads(later) == pytest.approx(wanted.rank_loads(later))
+    for held, target, arranged in zip(before.experts, wanted.experts, found.experts, strict=True):
+        assert set(arranged) - {EMPTY} == set(target)
+        for slot, expert in enumerate(held):
+            assert expert not in target or arranged[slot] == expert
 
 
 def test_a_table_names_each_experts_slots_and_can_be_set_again() -> None:
