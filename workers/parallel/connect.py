@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Thread
 from time import monotonic
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import psutil
 import torch
@@ -51,11 +52,7 @@ class Meeting:
     """How long each may keep another waiting afterwards."""
 
 
-class _Part(Protocol):
-    def abort(self) -> None:
-        """End all further exchange."""
-
-
+_Part = SharedMemoryGroup | SharedMemoryLink | TorchGroup | TorchLink
 _P = TypeVar("_P", bound=_Part)
 
 
@@ -68,7 +65,7 @@ class Connection:
         self._opened = opened
 
     def abort(self) -> None:
-        """Make all exchange fail, that under way too where ranks share memory; from any thread."""
+        """End all waits of this rank, and of those it shares memory with; from any thread."""
         for part in self._parts:
             part.abort()
 
@@ -170,13 +167,13 @@ class _Connector:
                 self._collectives, segment, place, len(members), meeting.wait_s
             )
             return self._kept(group)
-        return self._kept(TorchGroup(self._process_groups[members], meeting.wait_s))
+        return self._kept(TorchGroup(self._process_groups[members]))
 
     def _link(self, members: Members) -> Link:
         if self._collectives is not None and self._shares_memory(members):
             segment = self._segment(members, SharedMemoryLink.segment_bytes(self._collectives))
             return self._kept(SharedMemoryLink(self._collectives, segment, self._meeting.wait_s))
-        return self._kept(TorchLink(self._process_groups[members], self._meeting.wait_s))
+        return self._kept(TorchLink(self._process_groups[members]))
 
     def _kept(self, part: _P) -> _P:
         self.parts.append(part)
@@ -209,7 +206,7 @@ class _Connector:
                 timeout=self._rest(),
                 device_id=meeting.device if on_gpu else None,
             )
-            self._opened.callback(distributed.destroy_process_group)
+            self._opened.callback(_leave_process_groups, self.parts, self._process_groups)
             for members in wanted:
                 group = distributed.new_group(list(members), timeout=self._rest())
                 if meeting.rank in members:
@@ -235,6 +232,26 @@ class _Connector:
 
     def _rest(self) -> timedelta:
         return timedelta(seconds=max(self._deadline - monotonic(), 0.001))
+
+
+def _leave_process_groups(
+    parts: Sequence[_Part], process_groups: dict[Members, ProcessGroup]
+) -> None:
+    has_failed = False
+    for part in parts:
+        try:
+            part.check()
+        except RankLostError:
+            has_failed = True
+        if isinstance(part, TorchGroup | TorchLink):
+            part.close()
+
+    distributed.destroy_process_group()
+    if has_failed:
+        # Gloo's own threads may be in a wait until its limit, and whoever lets go last joins them.
+        Thread(target=process_groups.clear, daemon=True).start()
+    else:
+        process_groups.clear()
 
 
 def interface_of(address: str) -> str:

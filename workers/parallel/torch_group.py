@@ -1,7 +1,6 @@
 """A group of ranks over torch.distributed: gloo between machines, nccl between GPUs."""
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 
 import torch
 from torch import distributed
@@ -9,20 +8,20 @@ from torch.distributed import ProcessGroup, Work
 
 from workers.kernels.arguments import ROW_DTYPES
 from workers.parallel.group import RankLostError
+from workers.parallel.torch_wait import TorchWait
 
 
 class TorchGroup:
-    """Group. The process group ends its own waits within `limit_s`.
+    """Group.
 
     Sums are gathered and added here: backends add in the type of the tensor, and in an order that
-    depends on its size.
+    depends on its size. On a GPU collectives only queue up; `check` waits for the last.
     """
 
-    def __init__(self, process_group: ProcessGroup, limit_s: float) -> None:
-        self._group = process_group
-        self._limit = timedelta(seconds=limit_s)
-        self._last: Work | None = None
-        self._failure: str | None = None
+    def __init__(self, process_group: ProcessGroup) -> None:
+        """`process_group` has its own limit for each operation."""
+        self._wait = TorchWait(process_group)
+        self._queued: Work | None = None
         self.rank = process_group.rank()
         self.size = process_group.size()
 
@@ -40,7 +39,10 @@ class TorchGroup:
     def all_gather(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """See Group."""
         rows = list(out.unbind())
-        self._run(lambda: distributed.all_gather(rows, x, group=self._group, async_op=True))
+        work = self._wait.start(
+            lambda: distributed.all_gather(rows, x, group=self._wait.group, async_op=True)
+        )
+        self._take(work, x)
 
     def all_to_all(
         self,
@@ -50,40 +52,31 @@ class TorchGroup:
         out_counts: Sequence[int],
     ) -> None:
         """See Group."""
-        self._run(
+        work = self._wait.start(
             lambda: distributed.all_to_all_single(
-                out, x, list(out_counts), list(counts), group=self._group, async_op=True
+                out, x, list(out_counts), list(counts), group=self._wait.group, async_op=True
             )
         )
+        self._take(work, x)
 
     def check(self) -> None:
-        """See Group. Waits for what runs on a GPU."""
-        if self._last is not None and self._failure is None:
-            last, self._last = self._last, None
-            self._guard(lambda: last.wait(self._limit))
-        if self._failure is not None:
-            raise RankLostError(f"group of {self.size}, rank {self.rank}: {self._failure}")
+        """See Group."""
+        self._wait.finish(self._queued)
+        self._queued = None
+        if self._wait.failure is not None:
+            raise RankLostError(f"group of {self.size}, rank {self.rank}: {self._wait.failure}")
 
     def abort(self) -> None:
-        """End all further collectives of this rank at once; from any thread.
+        """End all waits of this rank, now and later; from any thread."""
+        self._wait.abort()
 
-        A wait under way ends with its limit, or when the others close their connections.
-        """
-        self._failure = self._failure or "the exchange was aborted"
+    def close(self) -> None:
+        """Let go of the process group; collectives fail from then on."""
+        self._wait.close()
 
-    def _run(self, start: Callable[[], Work | None]) -> None:
-        def run() -> None:
-            work = start()
-            assert work is not None, "this rank is of the group"
-            work.wait()
-            self._last = None if work.is_completed() else work
-
-        if self._failure is None:
-            self._guard(run)
-
-    def _guard(self, action: Callable[[], object]) -> None:
-        # Torch has no type of its own for the errors of a backend.
-        try:
-            action()
-        except RuntimeError as error:
-            self._failure = self._failure or str(error)
+    def _take(self, work: Work | None, x: torch.Tensor) -> None:
+        if work is None or not x.is_cuda:
+            self._wait.finish(work)
+        else:
+            work.wait()  # by the stream
+            self._queued = work

@@ -1,68 +1,58 @@
 """A link between two ranks over torch.distributed."""
 
 from collections import deque
-from datetime import timedelta
 
 import torch
 from torch import distributed
 from torch.distributed import ProcessGroup, Work
 
 from workers.parallel.group import RankLostError
+from workers.parallel.torch_wait import TorchWait
 
 _MAX_AHEAD = 4
 """Messages that the sender may run ahead by."""
 
 
 class TorchLink:
-    """Link, either end."""
+    """Link, either end. Messages are broadcasts to one: gloo's receive cannot be aborted."""
 
-    def __init__(self, process_group: ProcessGroup, limit_s: float) -> None:
-        """`process_group` is of the two ranks only; waits end within `limit_s`."""
-        self._group = process_group
-        self._peer = 1 - process_group.rank()
-        self._limit = timedelta(seconds=limit_s)
+    def __init__(self, process_group: ProcessGroup) -> None:
+        """`process_group` is of the two ranks only, and has its own limit for each operation."""
+        self._rank = process_group.rank()
+        self._wait = TorchWait(process_group)
         self._on_the_way: deque[tuple[Work, torch.Tensor]] = deque()
-        self._failure: str | None = None
 
     def send(self, x: torch.Tensor) -> None:
         """See Link."""
-        self.check()
+        while len(self._on_the_way) >= _MAX_AHEAD:
+            self._wait.finish(self._on_the_way.popleft()[0])
         message = x.clone()
-        try:
-            while len(self._on_the_way) >= _MAX_AHEAD:
-                self._finish(self._on_the_way.popleft()[0])
-            work = distributed.isend(message, group=self._group, group_dst=self._peer)
-        except RuntimeError as error:
-            raise self._fail(str(error)) from error
-        assert work is not None, "this rank is of the group"
-        self._on_the_way.append((work, message))
+        work = self._broadcast(message, self._rank)
+        if work is not None:
+            self._on_the_way.append((work, message))
+        self.check()
 
     def receive(self, out: torch.Tensor) -> None:
         """See Link."""
+        self._wait.finish(self._broadcast(out, 1 - self._rank))
         self.check()
-        try:
-            work = distributed.irecv(out, group=self._group, group_src=self._peer)
-            assert work is not None, "this rank is of the group"
-            self._finish(work)
-        except RuntimeError as error:
-            raise self._fail(str(error)) from error
 
     def check(self) -> None:
         """See Link."""
-        if self._failure is not None:
-            raise self._fail(self._failure)
+        if self._wait.failure is not None:
+            raise RankLostError(f"link between stages: {self._wait.failure}")
 
     def abort(self) -> None:
-        """Let all further messages fail at this end; from any thread.
+        """End all waits at this end, now and later; from any thread."""
+        self._wait.abort()
 
-        A wait under way ends with its limit, or when the other end closes its connection.
-        """
-        self._failure = self._failure or "the exchange was aborted"
+    def close(self) -> None:
+        """Let go of the process group; messages fail from then on."""
+        self._wait.close()
 
-    def _finish(self, work: Work) -> None:
-        if not work.wait(self._limit):
-            raise self._fail("a message has not arrived")
-
-    def _fail(self, reason: str) -> RankLostError:
-        self._failure = self._failure or reason
-        return RankLostError(f"link between stages: {self._failure}")
+    def _broadcast(self, x: torch.Tensor, sender: int) -> Work | None:
+        return self._wait.start(
+            lambda: distributed.broadcast(
+                x, group=self._wait.group, group_src=sender, async_op=True
+            )
+        )

@@ -163,6 +163,22 @@ def wait_in_vain(rank: Rank) -> str:
     return "nothing"
 
 
+def abort_while_receiving(rank: Rank) -> str:
+    """What a message that never comes raises."""
+    ranks = rank.connection.ranks
+    ranks.sequence.all_reduce(torch.ones(10))
+    thread = threading.Timer(0.1, rank.connection.abort)  # mostly within the wait, or before it
+    thread.start()
+    try:
+        assert ranks.previous is not None
+        ranks.previous.receive(torch.empty(10))
+    except RankLostError as error:
+        return str(error)
+    finally:
+        thread.join()
+    return "nothing"
+
+
 def abort(rank: Rank) -> None:
     """From another thread than that which computes."""
     thread = threading.Thread(target=rank.connection.abort)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.workers.parallel import rank_bodies as bodies
 from tests.workers.parallel.rank_processes import (
+    ANSWER_S,
     How,
     Rank,
     RankProcesses,
@@ -183,6 +184,21 @@ def test_an_abort_ends_the_waits_of_all_ranks_that_share_memory() -> None:
         processes.tell(2, bodies.abort)
         for rank in (0, 1):
             assert processes.hear(rank).endswith("the exchange was aborted")
+
+
+def test_an_abort_ends_the_waits_of_this_rank(has_kernels: bool) -> None:
+    """For a rank that has stopped, long before their limit; and what follows does not wait."""
+    layout, kept, stopped = ParallelLayout(sequence=2, pipeline=2), (0, 1), (2, 3)
+    with RankProcesses(4) as processes:
+        processes.connect(How(layout, [HERE] * 4, has_kernels, wait_s=10 * ANSWER_S))
+        for rank in stopped:
+            processes.signal(rank, signal.SIGSTOP)
+        for rank in kept:
+            processes.tell(rank, bodies.abort_while_receiving)
+        for rank in kept:
+            assert processes.hear(rank).endswith("the exchange was aborted")
+            processes.tell(rank, bodies.close)
+            processes.hear(rank)
 
 
 def test_after_an_abort_nothing_is_exchanged(tensor_ranks: RankProcesses) -> None:
