@@ -72,7 +72,7 @@ async def _serve(read_settings: Callable[[], Settings]) -> int:
     signals.heed()
     rollouts = Rollouts(cluster, screen, read_settings)
     try:
-        await signals.until_told(screen.show(_bring_up(cluster, screen), cluster.loading))
+        await signals.until_told(screen.show(_bring_up(cluster, screen), cluster))
         if signals.told.is_set():
             return EXIT_INTERRUPTED
         screen.ready(cluster)

@@ -34,6 +34,8 @@ class LocalCluster:
         self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
         self.addresses: dict[str, str] = {}
         self.head = Head(settings, self.directory) if settings.ray.node_address else None
+        self.shortage = ""
+        """Why replicas wait for another machine, if they do."""
         self._redis = None if settings.redis.url else _own_redis(settings, self.directory)
         if self._redis is not None:
             redis = settings.redis.model_copy(update={"url": self._redis.url})
@@ -66,14 +68,19 @@ class LocalCluster:
         )
 
     async def wait_ready(self) -> None:
-        """Return when the router can send requests to all replicas. Raises CommandError."""
+        """Return when the router can send requests to all replicas.
+
+        Raises CommandError if they do not start; for want of room only where no machine can join
+        that would have it.
+        """
         from workers.replica.rollout import rollout_status, watch_placement
 
         placement = watch_placement(self.settings)
         async with AsyncClient(self.addresses["grpc"]) as client:
             while await self._num_ready(client) < self.settings.replica.count:
                 failure = (await asyncio.to_thread(rollout_status)).failure
-                if failure := failure or await asyncio.to_thread(placement.failure):
+                self.shortage = await asyncio.to_thread(placement.failure)
+                if failure := failure or ("" if self.head else self.shortage):
                     raise CommandError(f"replicas do not start: {failure}")
                 await asyncio.sleep(_POLL_S)
 

@@ -1,17 +1,14 @@
 """What `trunkline serve` shows."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from cluster.loading import LoadingProgress
 from ops.serve_cluster import LocalCluster
-
-Loading = Callable[[], Awaitable[list[LoadingProgress]]]
 
 _PERIOD_S = 0.2
 
@@ -41,7 +38,7 @@ class Screen:
         """One line about what is going on."""
         self._errors.print(text, markup=False, soft_wrap=True)
 
-    async def show(self, starting: Awaitable[None], loading: Loading) -> None:
+    async def show(self, starting: Awaitable[None], cluster: LocalCluster) -> None:
         """Show how loading goes on while `starting` is awaited; raises what that raises."""
         columns = (
             SpinnerColumn(),
@@ -51,7 +48,7 @@ class Screen:
         )
         with Progress(*columns, console=self._errors, transient=True) as progress:
             bar = progress.add_task("starting Redis, Ray and the router", total=None)
-            following = asyncio.create_task(_follow(progress, bar, loading))
+            following = asyncio.create_task(self._follow(progress, bar, cluster))
             try:
                 await starting
             finally:
@@ -70,14 +67,17 @@ class Screen:
         )
         self._output.print(block, markup=False)
 
-
-async def _follow(progress: Progress, bar: TaskID, loading: Loading) -> None:
-    while True:
-        # Redis itself may still be starting.
-        with suppress(RedisError, OSError):
-            replicas = await loading()
-            if replicas:
-                done, total = (sum(getattr(r, f) for r in replicas) for f in ("done", "total"))
-                text = "loading weights" if total else "starting replicas"
-                progress.update(bar, description=text, completed=done, total=total or None)
-        await asyncio.sleep(_PERIOD_S)
+    async def _follow(self, progress: Progress, bar: TaskID, cluster: LocalCluster) -> None:
+        told = ""
+        while True:
+            # Redis itself may still be starting.
+            with suppress(RedisError, OSError):
+                replicas = await cluster.loading()
+                if replicas:
+                    done, total = (sum(getattr(r, f) for r in replicas) for f in ("done", "total"))
+                    text = "loading weights" if total else "starting replicas"
+                    progress.update(bar, description=text, completed=done, total=total or None)
+            if cluster.shortage and not told:
+                told = cluster.shortage
+                self.say(f"waiting for machines: {told}")
+            await asyncio.sleep(_PERIOD_S)
