@@ -16,8 +16,10 @@
 namespace trunkline {
 namespace {
 
-// Turns of the pause loop, some 40 microseconds: what ranks with a core each are apart, as a rule.
-constexpr int kSpins = 2000;
+// Turns of the pause loop, some 4 microseconds. More would gain nothing where each rank has a core to
+// itself, as giving it up is over at once there; and ranks that share one, where the system often
+// puts processes that wake each other, would each spend their turn in vain.
+constexpr int kSpins = 200;
 
 // From then on, until the waiter sleeps, others may have its core. Waking up takes some 50
 // microseconds, so that shorter waits are better spent awake.
