@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from trunkline import AsyncClient, RetryPolicy
+from trunkline import AsyncClient, RetryPolicy, UnavailableError
 
 from tests.e2e.cluster import Cluster, serving
 from tests.e2e.patience import PATIENCE_S, eventually, wait_until
@@ -25,6 +25,7 @@ from tests.e2e.test_replica_loss import LongRequest
 ROUNDS = int(os.environ.get("TRUNKLINE_TEST_ROUNDS", "1"))
 NUM_REPLICAS = 2
 NUM_LONG = 6
+_SHORT: dict[str, Any] = {"max_tokens": 8, "seed": 4}
 
 # Ray's own tables, which only a process of its cluster can read.
 _PLACEMENT_GROUPS = """
@@ -53,10 +54,12 @@ class Traffic:
         self._client = client
         self.longs = [LongRequest(asyncio.Event()) for _ in range(NUM_LONG)]
         self.answers: list[str] = []
+        self.num_lost = 0
+        """Short ones that had begun."""
         self._ended = asyncio.Event()
 
     async def start(self) -> None:
-        self.expected = await self._short()
+        self.expected = await self._client.generate("def main", **_SHORT).text()
         self._running = [asyncio.create_task(long.run(self._client)) for long in self.longs]
         await asyncio.gather(*(long.begun.wait() for long in self.longs))
         self._coming = asyncio.create_task(self._come())
@@ -68,10 +71,15 @@ class Traffic:
 
     async def _come(self) -> None:
         while not self._ended.is_set():
-            self.answers.append(await self._short())
-
-    async def _short(self) -> str:
-        return await self._client.generate("def main", max_tokens=8, seed=4).text()
+            text = ""
+            try:
+                async for delta in self._client.generate("def main", **_SHORT):
+                    text += delta.text
+            except UnavailableError:
+                assert text, "what has not begun is served elsewhere"
+                self.num_lost += 1
+            else:
+                self.answers.append(text)
 
 
 def _kill_shard(leader: psutil.Process, shard: psutil.Process) -> None:
@@ -110,6 +118,7 @@ async def test_a_lost_rank(ranked: Cluster, harm: Any, round_number: int) -> Non
         await traffic.stop()
 
     assert set(traffic.answers) == {traffic.expected}
+    assert traffic.num_lost <= 1
     assert any(long.is_lost for long in traffic.longs)
     assert any(long.is_whole for long in traffic.longs)
     assert all(long.is_whole != long.is_lost for long in traffic.longs)

@@ -51,7 +51,10 @@ class FakeEngine:
     loss: Exception | None = None
     """What `check` raises."""
     num_dumps: int = 0
-    closed: bool = False
+    num_rests: int = 0
+    """Times that `rest` has something to do."""
+    rested: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -84,6 +87,12 @@ class FakeEngine:
     def load(self) -> Load:
         return Load(len(self.running), 0, 0, 100 - len(self.running), 100, 0.0, 0.0)
 
+    def rest(self) -> bool:
+        self.num_rests -= 1
+        if self.num_rests == 0:
+            self.rested.set()
+        return self.num_rests > 0
+
     def check_integrity(self) -> None:
         assert not self.running
 
@@ -95,7 +104,7 @@ class FakeEngine:
         self.num_dumps += 1
 
     def close(self) -> None:
-        self.closed = True
+        self.closed.set()
 
     def _advance(self, running: Running) -> list[SampleOutput]:
         request = running.request

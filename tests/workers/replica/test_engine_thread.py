@@ -53,6 +53,21 @@ async def test_outputs_of_a_step_come_in_one_report_on_the_loop() -> None:
     await thread.stop()
 
 
+async def test_an_idle_engine_rests_until_it_has_nothing_left_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And takes requests meanwhile and afterwards."""
+    monkeypatch.setattr("workers.replica.engine_thread._IDLE_CHECK_S", 0.01)
+    monkeypatch.setattr("workers.replica.engine_thread._REST_S", 0.01)
+    engine = FakeEngine(num_rests=3)
+    thread, listener = await _started(engine)
+    await asyncio.to_thread(engine.rested.wait)
+    thread.submit(_request("a", max_tokens=1))
+    report = await listener.reports.get()
+    assert [output.request_id for output in report.outputs] == ["a"]
+    await thread.stop()
+
+
 async def test_a_request_that_the_engine_refuses_is_reported_and_others_go_on() -> None:
     thread, listener = await _started(FakeEngine())
     thread.submit(Request("bad", [], SamplingParams()))
@@ -135,4 +150,4 @@ async def test_the_engine_is_closed_at_its_end_however_it_comes(prompt: int) -> 
     else:
         await listener.reports.get()
     await thread.stop()
-    assert engine.closed
+    assert engine.closed.is_set()
