@@ -95,6 +95,9 @@ class EngineSettings(Section):
     """One replica's engine."""
 
     parallel: ParallelSettings = ParallelSettings()
+    spare_experts: int = Field(default=0, ge=0)
+    """Experts of each layer that an expert rank holds beside its own: copies of the busiest, dealt
+    out anew when the engine has nothing to do."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of weights and activations; auto takes the checkpoint's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

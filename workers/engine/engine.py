@@ -158,6 +158,13 @@ class Engine:
         watch.lap("commit")
         return outputs
 
+    def rest(self) -> bool:
+        """Use a moment without work, briefly; whether to call it again soon.
+
+        Ranks with spare room for experts share out the load better. Raises RankLostError.
+        """
+        return not self.has_work and self._runner.rest()
+
     def load(self) -> Load:
         """How busy the engine is."""
         pool = self.blocks.pool

@@ -98,6 +98,15 @@ class ModelRunner:
         self._watch.lap("forward")
         return StepResult(samples, prompt_logprobs, failed)
 
+    def rest(self) -> bool:
+        """Use a moment without steps; whether there is more to do. Raises RankLostError."""
+        rebalancer = self._rank.model.rebalancer
+        if rebalancer is None or not rebalancer.has_work:
+            return False
+        self._send(StepPlan.empty())
+        self._rank.rest()
+        return rebalancer.has_work
+
     def kernel_seconds(self) -> list[tuple[str, float]]:
         """See Engine."""
         return self._rank.kernel_seconds()

@@ -69,11 +69,19 @@ class RankRunner:
     @torch.inference_mode()
     def follow(self, plan: StepPlan) -> None:
         """What every rank but the leader does with a plan. Raises RankLostError."""
+        if not plan.num_tokens:
+            self.rest()
+            return
         hidden = self.forward(self.prepare(plan))
         if self._ranks.is_last_stage and self._ranks.place.sequence == 0:
             for rows in (plan.sampled_rows, *plan.scored_segments()):
                 if len(rows):
                     self.logits(hidden, rows)
+
+    def rest(self) -> None:
+        """What all ranks do with an empty plan: look after experts. Raises RankLostError."""
+        if self.model.rebalancer is not None:
+            self.model.rebalancer.rest()
 
     def prepare(self, plan: StepPlan) -> PreparedStep:
         """Clear and copy blocks, and work out what layers share. Within inference_mode."""

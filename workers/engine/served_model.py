@@ -41,6 +41,7 @@ def served_model(
         packed_cache_bytes=settings.packed_cache_bytes,
         deterministic=settings.deterministic,
         ranks=ranks,
+        spare_experts=settings.spare_experts,
     )
     if model.is_native:
         torch.set_num_threads(1)  # its threads would spin on the cores that ours need

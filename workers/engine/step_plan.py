@@ -93,6 +93,12 @@ class StepPlan(NamedTuple):
         return cls(buffer, *[buffer[first:last] for first, last in pairwise(offsets)])
 
     @classmethod
+    def empty(cls) -> "StepPlan":
+        """A plan to compute nothing: ranks use the quiet moment, see RankRunner.rest."""
+        sizes = PlanSizes(*[0] * len(PlanSizes._fields))
+        return cls.of(np.zeros(sizes.total, dtype=np.int64), sizes)
+
+    @classmethod
     def read(cls, buffer: Ints) -> "StepPlan":
         """The plan in a buffer that another rank's plan was written to.
 
@@ -105,6 +111,8 @@ class StepPlan(NamedTuple):
                 f"plan: got {buffer.dtype} {buffer.shape}, expected int64 ({num_sizes} or more,)"
             )
         sizes = PlanSizes(*buffer[:num_sizes].tolist())
+        if not any(sizes) and len(buffer) == sizes.total:
+            return cls.of(buffer, sizes)
         if min(sizes) < 0 or not 0 < sizes.num_chunks <= sizes.num_tokens <= sizes.num_rows:
             raise ValueError(f"plan: impossible lengths {sizes}")
         if sizes.total != len(buffer):

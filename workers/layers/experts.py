@@ -46,6 +46,15 @@ class Experts(Protocol):
             out: [T, hidden_size], filled.
         """
 
+    def check(self, expert: ExpertLayers) -> None:
+        """Raise ValueError if an expert cannot be put beside these."""
+
+    def put(self, slot: int, expert: ExpertLayers) -> None:
+        """Have a slot, counted among these, hold another expert from the next call on.
+
+        Raises what `check` does.
+        """
+
 
 class NativeExperts:
     """All experts' products in one call of our own kernels."""
@@ -67,6 +76,20 @@ class NativeExperts:
             x, *routing, self._table, self._first_slot, out, shared=rows, shared_gate=gate
         )
 
+    def check(self, expert: ExpertLayers) -> None:
+        """See Experts."""
+        self._checked(expert)
+
+    def put(self, slot: int, expert: ExpertLayers) -> None:
+        """See Experts."""
+        self._table.put(slot, self._checked(expert))
+
+    def _checked(self, expert: ExpertLayers) -> PackedExpert:
+        packed = _packed(expert)
+        if packed is None:
+            raise ValueError("an expert's gate and up are quantized apart, unlike those beside it")
+        return packed
+
 
 class TorchExperts:
     """The reference, for any layers on any device: one expert after the other, each on its rows."""
@@ -75,7 +98,7 @@ class TorchExperts:
 
     def __init__(self, experts: Sequence[ExpertLayers], first_slot: int) -> None:
         """Of the slots from first_slot on."""
-        self._experts = tuple(experts)
+        self._experts = list(experts)
         self._first_slot = first_slot
 
     def __call__(
@@ -97,16 +120,26 @@ class TorchExperts:
                 total.index_add_(0, rows, result * weights[chosen].unsqueeze(1))
         out.copy_(total)
 
+    def check(self, expert: ExpertLayers) -> None:
+        """See Experts."""
+
+    def put(self, slot: int, expert: ExpertLayers) -> None:
+        """See Experts."""
+        self._experts[slot] = expert
+
 
 def make_experts(
     experts: Sequence[ExpertLayers], first_slot: int, library: Library | None
 ) -> Experts:
     """The fastest for layers as they are; they may be of different kinds."""
-    packed = [
-        PackedExpert(gated.packed, down.packed)
-        for gated, down in experts
-        if isinstance(gated, NativeLinear) and isinstance(down, NativeLinear)
-    ]
+    packed = [expert for expert in map(_packed, experts) if expert is not None]
     if library is not None and len(packed) == len(experts):
         return NativeExperts(library, packed, first_slot)
     return TorchExperts(experts, first_slot)
+
+
+def _packed(expert: ExpertLayers) -> PackedExpert | None:
+    gated, down = expert
+    if isinstance(gated, NativeLinear) and isinstance(down, NativeLinear):
+        return PackedExpert(gated.packed, down.packed)
+    return None

@@ -6,6 +6,7 @@ import torch
 
 from workers.layers.expert_buffers import ExpertBuffers
 from workers.layers.expert_exchange import ExpertExchange
+from workers.layers.expert_placement import SlotTable
 from workers.layers.experts import Experts, SharedRows
 from workers.layers.linear import Linear, NativeLinear
 from workers.layers.router import Router
@@ -38,6 +39,8 @@ class SparseMlp:
     """A router, its experts, and how rows get to those of other ranks (Shazeer et al., 2017)."""
 
     router: Router
+    slots: SlotTable
+    """By which the router finds experts."""
     experts: Experts
     shared: SharedExpert | None
     exchange: ExpertExchange

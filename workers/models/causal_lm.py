@@ -14,6 +14,7 @@ from workers.layers.linear import Linear, NativeLinear
 from workers.layers.rotary import RotaryEmbedding
 from workers.layers.workspace import Workspace
 from workers.models.config import ModelConfig
+from workers.models.expert_rebalancer import ExpertRebalancer
 from workers.models.rank_shape import RankShape
 from workers.parallel.group import Group
 
@@ -51,6 +52,8 @@ class CausalLM:
     """The ranks that hold the other parts of the same layers."""
     expert_load: ExpertLoad | None
     """Rows that were routed to each expert; None for a model without experts."""
+    rebalancer: ExpertRebalancer | None
+    """Of experts, where ranks have spare room for them."""
 
     @property
     def is_native(self) -> bool:

@@ -25,6 +25,22 @@ def check_layout(config: ModelConfig, layout: ParallelLayout) -> None:
         )
 
 
+def check_spare_experts(
+    config: ModelConfig, layout: ParallelLayout, count: int, *, deterministic: bool
+) -> None:
+    """Raises UnsupportedLayoutError if ranks cannot have `count` experts beside their own."""
+    if count and (config.layer.experts is None or layout.expert == 1):
+        raise UnsupportedLayoutError(
+            f"engine.spare_experts: got {count}, expected 0 unless engine.parallel.expert is above "
+            "1: there is no other rank to take load from"
+        )
+    if count and deterministic:
+        raise UnsupportedLayoutError(
+            f"engine.spare_experts: got {count}, expected 0 with engine.deterministic: which copy "
+            "of an expert computes a row depends on what else is computed"
+        )
+
+
 def _check_experts(config: ModelConfig, layout: ParallelLayout) -> None:
     experts = config.layer.experts
     if experts is None:

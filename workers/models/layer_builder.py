@@ -7,11 +7,10 @@ import torch
 from workers.kernels.row_kernels import RowKernels
 from workers.layers.attention import HeadNorm
 from workers.layers.decoder_layer import DecoderLayer
-from workers.layers.expert_load import ExpertLoad
 from workers.layers.mlp import FeedForward, GatedMlp
 from workers.layers.self_attention import SelfAttention
 from workers.models.config import ModelConfig
-from workers.models.moe_weights import sparse_mlp
+from workers.models.moe_weights import SparseLayers
 from workers.models.rank_shape import RankShape
 from workers.models.weights import Outputs, Weights
 from workers.parallel.group import Ranks
@@ -26,8 +25,8 @@ class LayerBuilder:
     shape: RankShape
     ranks: Ranks
     rows: RowKernels
-    expert_load: ExpertLoad | None
-    """Of this rank's layers; None for a model without experts."""
+    sparse: SparseLayers | None
+    """None for a model without experts."""
 
     def layer(self, index: int) -> DecoderLayer:
         """A decoder layer, counted from the model's first."""
@@ -80,17 +79,9 @@ class LayerBuilder:
 
     def _feed_forward(self, index: int) -> FeedForward:
         experts = self.config.layer.experts
-        if experts is None or self.expert_load is None or not experts.sparse_layers[index]:
+        if self.sparse is None or experts is None or not experts.sparse_layers[index]:
             return self._dense_mlp(index)
-        return sparse_mlp(
-            self.weights,
-            experts,
-            self.config.hidden_size,
-            index,
-            self.ranks,
-            self.expert_load,
-            self.shape.layers.index(index),
-        )
+        return self.sparse.mlp(index, self.shape.layers.index(index))
 
     def _dense_mlp(self, index: int) -> GatedMlp:
         prefix, bias = f"model.layers.{index}.mlp", self.config.layer.mlp_bias

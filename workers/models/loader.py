@@ -17,8 +17,10 @@ from workers.models.causal_lm import CausalLM
 from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.errors import CheckpointError
-from workers.models.fit import check_layout
+from workers.models.expert_rebalancer import expert_rebalancer
+from workers.models.fit import check_layout, check_spare_experts
 from workers.models.layer_builder import LayerBuilder
+from workers.models.moe_weights import SparseLayers
 from workers.models.packed_cache import PackedCache, packed_cache
 from workers.models.rank_shape import RankShape, dense_shard, rank_shape
 from workers.models.weights import Outputs, Weights
@@ -39,6 +41,7 @@ def load_model(
     *,
     deterministic: bool = False,
     ranks: Ranks | None = None,
+    spare_experts: int = 0,
 ) -> CausalLM:
     """Load config.json and, from the safetensors beside it, one rank's share.
 
@@ -56,6 +59,7 @@ def load_model(
         packed_cache_bytes: Disk for packed weights, for the next start; 0 keeps none.
         deterministic: Whether a token's logits must not depend on what is computed beside it.
         ranks: This rank among those that the model is divided among; None for it alone.
+        spare_experts: Experts that each rank holds beside its own, copies of the busiest.
 
     Raises:
         UnsupportedLayoutError: The model cannot be divided so.
@@ -66,6 +70,7 @@ def load_model(
     """
     config, ranks = ModelConfig.read(path), ranks or solo_ranks()
     check_layout(config, ranks.layout)
+    check_spare_experts(config, ranks.layout, spare_experts, deterministic=deterministic)
     plan = plan or QuantizationPlan()
     plan.check_overrides(_linear_modules(config))
     device = torch.device(device)
@@ -87,8 +92,9 @@ def load_model(
             deterministic=deterministic,
         )
         if library is not None and packed_cache_bytes:
-            weights.cache = _cache_of(path, weights, ranks, packed_cache_bytes)
-        model = _model(weights, config, shape, ranks, backend, library, progress)
+            weights.cache = _cache_of(path, weights, ranks, spare_experts, packed_cache_bytes)
+        sparse = _sparse_layers(weights, config, shape, ranks, spare_experts)
+        model = _model(path, weights, config, shape, ranks, backend, library, sparse, progress)
         if weights.cache is None or not weights.cache.is_found:
             _pass_over_other_stages(checkpoint, config, shape, ranks)
             _refuse_leftovers(checkpoint, config)
@@ -98,18 +104,19 @@ def load_model(
 
 
 def _model(
+    path: Path,
     weights: Weights,
     config: ModelConfig,
     shape: RankShape,
     ranks: Ranks,
     backend: AttentionBackend,
     library: Library | None,
+    sparse: SparseLayers | None,
     progress: Callable[[int, int], None] | None,
 ) -> CausalLM:
     rows = row_kernels(library)
     embedding = _embedding(weights, config, shape, ranks)
-    load = _expert_load(config, shape, ranks)
-    builder, layers = LayerBuilder(weights, config, shape, ranks, rows, load), []
+    builder, layers = LayerBuilder(weights, config, shape, ranks, rows, sparse), []
     for index in shape.layers:
         layers.append(builder.layer(index))
         if progress is not None:
@@ -132,15 +139,21 @@ def _model(
         library=library,
         weight_bytes=weights.num_bytes,
         dense=ranks.dense,
-        expert_load=load,
+        expert_load=None if sparse is None else sparse.load,
+        rebalancer=expert_rebalancer(path, sparse, layers, shape.layers.start)
+        if sparse is not None and sparse.num_spare
+        else None,
     )
 
 
-def _expert_load(config: ModelConfig, shape: RankShape, ranks: Ranks) -> ExpertLoad | None:
+def _sparse_layers(
+    weights: Weights, config: ModelConfig, shape: RankShape, ranks: Ranks, num_spare: int
+) -> SparseLayers | None:
     experts = config.layer.experts
     if experts is None:
         return None
-    return ExpertLoad.allocate(shape.num_layers, experts.num_experts, ranks.place.sequence)
+    load = ExpertLoad.allocate(shape.num_layers, experts.num_experts, ranks.place.sequence)
+    return SparseLayers(weights, experts, config.hidden_size, ranks, load, num_spare)
 
 
 def _embedding(
@@ -160,7 +173,9 @@ def _head(
     return weights.head(Outputs(config.vocab_size, shape.vocab), config.hidden_size)
 
 
-def _cache_of(path: Path, weights: Weights, ranks: Ranks, max_bytes: int) -> PackedCache | None:
+def _cache_of(
+    path: Path, weights: Weights, ranks: Ranks, spare_experts: int, max_bytes: int
+) -> PackedCache | None:
     layout, place = ranks.layout, ranks.place
     served_as = {
         "dtype": str(weights.dtype),
@@ -168,6 +183,7 @@ def _cache_of(path: Path, weights: Weights, ranks: Ranks, max_bytes: int) -> Pac
         # Ranks that differ in their part of the sequence only hold the same weights.
         "layout": (layout.tensor, layout.pipeline, layout.expert),
         "place": (place.tensor, place.stage, place.expert),
+        "spare_experts": spare_experts,
         "onednn": multiplies_by_onednn(weights.dtype, deterministic=weights.deterministic),
     }
     return packed_cache(path, weights.checkpoint.files, served_as, max_bytes)

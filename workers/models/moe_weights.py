@@ -1,6 +1,6 @@
 """Builds a rank's share of the layers with experts from stored weights."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from workers.kernels.library import load_library
 from workers.layers.expert_exchange import expert_exchange
@@ -16,77 +16,105 @@ from workers.models.weights import Weights
 from workers.parallel.group import Ranks
 
 
-def sparse_mlp(
-    weights: Weights,
-    experts: MixtureOfExperts,
-    hidden_size: int,
-    index: int,
-    ranks: Ranks,
-    load: ExpertLoad,
-    local_index: int,
-) -> SparseMlp:
-    """The feed-forward part of a sparse layer.
+@dataclass(frozen=True, slots=True)
+class SparseLayers:
+    """What all sparse layers of one rank are built with."""
 
-    Routers are not quantized: they are small, and a row sent elsewhere is another result.
+    weights: Weights
+    """Cut for the dense group, which divides the shared expert."""
+    experts: MixtureOfExperts
+    hidden_size: int
+    ranks: Ranks
+    load: ExpertLoad
+    """Of this rank's layers."""
+    num_spare: int = 0
+    """Experts that each rank holds beside its own."""
 
-    Args:
-        weights: Cut for the dense group, which divides the shared expert.
-        experts: Of the model.
-        hidden_size: Of the model.
-        index: The layer, counted from the model's first.
-        ranks: This rank among those that the experts are divided among.
-        load: Of this rank's layers.
-        local_index: The layer, counted among these.
-    """
-    prefix = f"model.layers.{index}.{experts.names.block}"
-    placement = ExpertPlacement.even(experts.num_experts, ranks.layout.expert)
-    library = load_library() if weights.device.type == "cpu" else None
-    gate = weights.tensor(f"{prefix}.gate.weight", (experts.num_experts, hidden_size))
-    first_slot = ranks.place.expert * placement.slots_per_rank
-    held = placement.experts[ranks.place.expert]
-    for expert in set(range(experts.num_experts)) - set(held):
-        weights.checkpoint.pass_over(f"{prefix}.experts.{expert}")
-    parts = replace(weights, shard=Shard(ranks.place.tensor, ranks.layout.tensor), num_bytes=0)
-    layers = [
-        _swiglu(
-            parts,
-            f"{prefix}.experts.{expert}",
-            experts.names,
-            experts.intermediate_size,
-            hidden_size,
+    def mlp(self, index: int, local_index: int) -> SparseMlp:
+        """The feed-forward part of a layer, counted from the model's first and among this rank's.
+
+        Routers are not quantized: they are small, and a row sent elsewhere is another result.
+        """
+        weights, experts, ranks = self.weights, self.experts, self.ranks
+        prefix = f"model.layers.{index}.{experts.names.block}"
+        placement = ExpertPlacement.even(experts.num_experts, ranks.layout.expert, self.num_spare)
+        library = load_library() if weights.device.type == "cpu" else None
+        gate = weights.tensor(f"{prefix}.gate.weight", (experts.num_experts, self.hidden_size))
+        slots = SlotTable(placement, experts.num_experts, weights.device)
+        return SparseMlp(
+            router=Router(
+                make_linear(gate, deterministic=weights.deterministic),
+                slots,
+                library,
+                renormalises=experts.renormalises,
+            ),
+            slots=slots,
+            experts=make_experts(
+                self._held(index, placement.experts[ranks.place.expert]),
+                ranks.place.expert * placement.slots_per_rank,
+                library,
+            ),
+            shared=self._shared(prefix),
+            exchange=expert_exchange(
+                ranks,
+                experts.experts_per_token,
+                placement.slots_per_rank,
+                self.load,
+                local_index,
+                has_shared=experts.shared_intermediate_size > 0,
+            ),
         )
-        for expert in held
-    ]
-    weights.num_bytes += parts.num_bytes
-    return SparseMlp(
-        router=Router(
-            make_linear(gate, deterministic=weights.deterministic),
-            SlotTable(placement, experts.num_experts, weights.device),
-            library,
-            renormalises=experts.renormalises,
-        ),
-        experts=make_experts(layers, first_slot, library),
-        shared=_shared_expert(weights, prefix, experts, hidden_size),
-        exchange=expert_exchange(
-            ranks,
-            experts.experts_per_token,
-            placement.slots_per_rank,
-            load,
-            local_index,
-            has_shared=experts.shared_intermediate_size > 0,
-        ),
-    )
+
+    def _held(self, index: int, held: tuple[int, ...]) -> list[ExpertLayers]:
+        """The experts of this rank's slots; what others hold is passed over."""
+        reader = expert_reader(self.weights, self.experts, self.hidden_size, self.ranks)
+        for expert in set(range(self.experts.num_experts)) - set(held):
+            self.weights.checkpoint.pass_over(reader.module(index, expert))
+        found = [reader.read(index, expert) for expert in held]
+        self.weights.num_bytes += reader.weights.num_bytes
+        return found
+
+    def _shared(self, prefix: str) -> SharedExpert | None:
+        inner, hidden = self.experts.shared_intermediate_size, self.hidden_size
+        if not inner:
+            return None
+        gate = self.weights.tensor(f"{prefix}.shared_expert_gate.weight", (1, hidden))
+        return SharedExpert(
+            *_swiglu(self.weights, f"{prefix}.shared_expert", self.experts.names, inner, hidden),
+            make_linear(gate, deterministic=self.weights.deterministic),
+        )
 
 
-def _shared_expert(
-    weights: Weights, prefix: str, experts: MixtureOfExperts, hidden_size: int
-) -> SharedExpert | None:
-    inner = experts.shared_intermediate_size
-    if not inner:
-        return None
-    gate = weights.tensor(f"{prefix}.shared_expert_gate.weight", (1, hidden_size))
-    layers = _swiglu(weights, f"{prefix}.shared_expert", experts.names, inner, hidden_size)
-    return SharedExpert(*layers, make_linear(gate, deterministic=weights.deterministic))
+@dataclass(frozen=True, slots=True)
+class ExpertReader:
+    """Reads one expert after the other."""
+
+    weights: Weights
+    """Cut over the tensor ranks."""
+    experts: MixtureOfExperts
+    hidden_size: int
+
+    def module(self, index: int, expert: int) -> str:
+        """What the checkpoint calls an expert of a layer, counted from the model's first."""
+        return f"model.layers.{index}.{self.experts.names.block}.experts.{expert}"
+
+    def read(self, index: int, expert: int) -> ExpertLayers:
+        """This rank's part of an expert. Raises CheckpointError."""
+        return _swiglu(
+            self.weights,
+            self.module(index, expert),
+            self.experts.names,
+            self.experts.intermediate_size,
+            self.hidden_size,
+        )
+
+
+def expert_reader(
+    weights: Weights, experts: MixtureOfExperts, hidden_size: int, ranks: Ranks
+) -> ExpertReader:
+    """Of the checkpoint that `weights` reads, with a count of bytes of its own."""
+    shard = Shard(ranks.place.tensor, ranks.layout.tensor)
+    return ExpertReader(replace(weights, shard=shard, num_bytes=0), experts, hidden_size)
 
 
 def _swiglu(

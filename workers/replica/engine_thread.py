@@ -20,6 +20,8 @@ _STOP_TIMEOUT_S = 10.0
 _IDLE_CHECK_S = 1.0
 """Idle seconds after which the engine's books are checked; not at once, where it would delay the
 next request of a client that sends one after the other."""
+_REST_S = 0.1
+"""Between looks of an idle engine after what it has begun."""
 
 
 class EngineDied(Exception):  # noqa: N818 - it is a state as much as an error
@@ -182,6 +184,8 @@ class EngineThread:
         """What has come in; while the engine has no work, wait for it."""
         if not engine.has_work and not self._wait(_IDLE_CHECK_S):
             engine.check_integrity()
+            while engine.rest() and not self._wait(_REST_S):
+                pass
             self._wait(None)
         with self._wake:
             commands = self._arrivals, self._cancels

@@ -61,6 +61,9 @@ class StepEngine(Protocol):
     def step(self) -> list[SampleOutput]:
         """Compute one step."""
 
+    def rest(self) -> bool:
+        """Use a moment without work, briefly; whether to call it again soon."""
+
     def load(self) -> Load:
         """How busy it is."""
 

@@ -178,6 +178,12 @@ def test_noise_is_refused_or_is_a_plan(numbers: list[int]) -> None:
     plan.metadata(BLOCK, torch.device("cpu"))
 
 
+def test_an_empty_plan_is_read_back() -> None:
+    plan = StepPlan.read(StepPlan.empty().buffer)
+    assert plan.num_tokens == 0
+    assert not any(len(part) for part in (plan.token_ids, plan.tables, plan.sampled_rows))
+
+
 def test_another_type_or_shape_is_refused() -> None:
     for wrong in (np.zeros(40, dtype=np.int32), np.zeros((5, 8), dtype=np.int64)):
         with pytest.raises(ValueError, match="plan: got"):
