@@ -23,13 +23,13 @@ OUTPUT = 24
 PARAMS = SamplingParams(
     temperature=0.0, max_tokens=OUTPUT, ignore_eos=True, top_logprobs=5, prompt_top_logprobs=2
 )
-QWEN3 = next(case for case in CASES if case.id == "qwen3")
+MODELS = [case for case in CASES if case.id in ("qwen3", "qwen3-moe")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=MODELS, ids=lambda case: case.id)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deterministic")
-    save_random(QWEN3, path)
+    save_random(request.param, path)
     Tokenizer(WordLevel({"a": 0})).save(str(path / "tokenizer.json"))
     return path
 
