@@ -106,8 +106,7 @@ class Bookkeeper:
         return is_stop and sequence.num_output >= params.min_tokens
 
     def _fail(self, sequence: Sequence, error: str) -> list[SampleOutput]:
-        """End a sample that went wrong; whoever gets its blocks next finds no trace of it."""
-        self._scheduler.blocks.distrust(sequence)
+        """End a sample that went wrong."""
         outputs = self.cut_off(sequence, FinishReason.ERROR, error)
         self._stats.failed_samples += len(outputs)
         return outputs

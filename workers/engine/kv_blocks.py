@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 from cluster.prefix.block_hash import block_hash, block_hashes
 from workers.engine.block_pool import BlockPool
-from workers.engine.sequence import BlockTable, Sequence
+from workers.engine.sequence import Sequence
 
 CopyPair = tuple[int, int]
 """(source block, destination block)"""
@@ -143,11 +143,8 @@ class KVBlocks:
             sequence.num_registered = i + 1
 
     def release(self, sequence: Sequence) -> None:
-        """Give back all blocks; what is cached stays findable.
-
-        What steps in flight still write there is not looked at, so it does not count as clean.
-        """
-        self._distrust_in_flight(sequence, len(sequence.block_table))
+        """Give back all blocks; what is cached stays findable."""
+        self._distrust(sequence, len(sequence.block_table))
         self.pool.release(sequence.block_table)
         sequence.block_table = array("q")
         sequence.num_registered = 0
@@ -156,15 +153,11 @@ class KVBlocks:
         sequence.num_scheduled = 0
         sequence.incarnation += 1
 
-    def distrust(self, sequence: Sequence) -> None:
-        """Have cleared what the sequence wrote and nobody else holds or may find.
-
-        It may be values that are not finite: whoever gets the blocks next finds no trace of them.
-        """
-        self._distrust(sequence.block_table[sequence.num_registered :])
-
     def take_unclean(self) -> list[int]:
-        """The blocks that the next step has to clear before it copies or writes any."""
+        """The blocks that the next step has to clear before it copies or writes any.
+
+        Their holders lost them before anyone saw whether what they wrote there is finite.
+        """
         unclean, self._unclean = self._unclean, set()
         return list(unclean)
 
@@ -178,7 +171,7 @@ class KVBlocks:
             return 0
         first_visible = max(0, sequence.num_scheduled - self._window + 1) // self.block_size
         first, last = sequence.num_window_freed, min(first_visible, len(sequence.block_table))
-        self._distrust_in_flight(sequence, last)
+        self._distrust(sequence, last)
         for i in range(first, last):
             number = sequence.block_table[i]
             self.pool.forget(number)
@@ -196,13 +189,10 @@ class KVBlocks:
         is_shared = self.pool.num_holders(block) > 1 or self.pool.is_cached(block)
         return index if is_shared else None
 
-    def _distrust_in_flight(self, sequence: Sequence, end: int) -> None:
-        """Distrust the table's blocks up to `end` that steps in flight write to."""
+    def _distrust(self, sequence: Sequence, end: int) -> None:
+        """Have those of the table's blocks up to `end` cleared that are written by steps in flight,
+        or by one that has failed."""
         if sequence.num_scheduled > sequence.num_computed:
-            first = sequence.num_computed // self.block_size
-            self._distrust(sequence.block_table[first:end])
-
-    def _distrust(self, table: BlockTable) -> None:
-        for number in table:
-            if number and self.pool.num_holders(number) == 1 and not self.pool.is_cached(number):
-                self._unclean.add(number)
+            for number in sequence.block_table[sequence.num_computed // self.block_size : end]:
+                if number and self.pool.num_holders(number) == 1:
+                    self._unclean.add(number)
