@@ -55,7 +55,7 @@ class Engine:
         self.max_model_len = min(
             settings.max_model_len or config.max_sequence_len, config.max_sequence_len
         )
-        self.stats = Stats()
+        self.stats = Stats(layers=self.model.shape.layers, expert_load=self.model.expert_load)
         self._rates = Rates()
         num_blocks = self._gang.agree_blocks(cache_blocks(self.model, settings, self.max_model_len))
         self.blocks = KVBlocks(

@@ -75,6 +75,7 @@ class _EngineCollector(Collector):
         )
         yield counter("preemptions", "Sequences that lost their blocks.", stats.preemptions)
         yield counter("failed_samples", "Samples that went wrong alone.", stats.failed_samples)
+        yield self._expert_rows(stats.expert_rows)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"trunkline_replica_{name}", text, labels=list(self._labels))
@@ -84,4 +85,13 @@ class _EngineCollector(Collector):
     def _counter(self, name: str, text: str, value: float) -> Metric:
         family = CounterMetricFamily(f"trunkline_replica_{name}", text, labels=list(self._labels))
         family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _expert_rows(self, by_layer: dict[int, list[int]]) -> Metric:
+        labels = [*self._labels, "layer", "expert"]
+        text = "Rows routed to each expert, of the last pipeline stage's layers."
+        family = CounterMetricFamily("trunkline_replica_expert_rows", text, labels=labels)
+        for layer, rows in by_layer.items():
+            for expert, count in enumerate(rows):
+                family.add_metric([*self._labels.values(), str(layer), str(expert)], count)
         return family

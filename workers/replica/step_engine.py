@@ -34,6 +34,10 @@ class StepStats(Protocol):
     def failed_samples(self) -> int:
         """Samples that ended with an error while others went on."""
 
+    @property
+    def expert_rows(self) -> dict[int, list[int]]:
+        """Rows routed to each expert, by layer, of the leader's layers that have any."""
+
 
 class StepEngine(Protocol):
     """`workers.engine.engine.Engine`, or what stands in for it.

@@ -29,6 +29,7 @@ class FakeStats:
     hit_tokens: int = 0
     preemptions: int = 0
     failed_samples: int = 0
+    expert_rows: dict[int, list[int]] = field(default_factory=dict)
 
 
 @dataclass
