@@ -96,3 +96,26 @@ def failure(host: Host, *arguments: str, token: str = "") -> tuple[int, str]:
 def leaders(host: Host) -> list[psutil.Process]:
     """Processes of replicas on a host, registered or not."""
     return [p for p in host.processes() if "ServeReplica" in " ".join(p.cmdline())]
+
+
+class TwoHosts:
+    """The cluster, and the command that runs on its second host."""
+
+    def __init__(self, hosts: list[Host], settings: dict[str, Any]) -> None:
+        """The first host begins the cluster, with settings as in the settings file."""
+        self.first, self.second = hosts
+        self.head = HeadCommand(self.first, "demo-small", settings)
+        self.join_arguments = self.head.join_arguments()
+        self.node: Command
+
+    def join(self) -> None:
+        """Have the second host join, until it has."""
+        self.node = join(self.second, self.join_arguments, "--num-cpus", "1")
+
+    async def both_serve(self) -> bool:
+        """Whether each has a replica."""
+        return await self.head.serves_on(self.first, self.second)
+
+    async def first_serves_alone(self) -> bool:
+        """Whether the second has none, and the first has one."""
+        return await self.head.serves_on(self.first)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.patience import eventually
 from tests.e2e.settings import ENGINE
-from tests.multinode.cluster import Command, HeadCommand, failure, join, leaders
+from tests.multinode.cluster import HeadCommand, TwoHosts, failure, leaders
 from tests.multinode.hosts import Host
 from tests.multinode.traffic import NUM_CLIENTS, traffic
 
@@ -23,29 +23,9 @@ SETTINGS = {
 }
 
 
-class TwoHosts:
-    """The cluster, and the command that runs on its second host."""
-
-    def __init__(self, hosts: list[Host]) -> None:
-        self.first, self.second = hosts
-        self.head = HeadCommand(self.first, "demo-small", SETTINGS)
-        self.join_arguments = self.head.join_arguments()
-        self.node: Command
-
-    def join(self) -> None:
-        """Have the second host join, until it has."""
-        self.node = join(self.second, self.join_arguments, "--num-cpus", "1")
-
-    async def both_serve(self) -> bool:
-        return await self.head.serves_on(self.first, self.second)
-
-    async def first_serves_alone(self) -> bool:
-        return await self.head.serves_on(self.first)
-
-
 @pytest.fixture(scope="module")
 def cluster(hosts: list[Host]) -> Iterator[TwoHosts]:
-    yield TwoHosts(hosts)
+    yield TwoHosts(hosts, SETTINGS)
     for host in hosts:
         host.kill()
 

@@ -13,7 +13,9 @@ from ray import serve
 from cluster.logs import configure_logs
 from cluster.settings import EngineSettings, Settings
 from workers.engine.launcher import Launcher
+from workers.replica.engine_thread import EngineDied
 from workers.replica.leader import Leader
+from workers.replica.leaving import machine_leaves
 from workers.replica.machine import check_model, with_shares_here
 from workers.replica.shard import ShardLauncher
 from workers.replica.step_engine import StepEngine
@@ -37,11 +39,20 @@ class Replica:
         leader = Leader(tree, replica_id, partial(make_engine, shards))
         await leader.start()
         self._leader = leader
+        self._group = group
+        self._leaving: asyncio.Task[None] | None = None
         atexit.register(_drain_at_exit, leader, asyncio.get_running_loop())
 
     async def check_health(self) -> None:
-        """Raises EngineDied if the replica has to be replaced."""
+        """Raises EngineDied if the replica has to be replaced.
+
+        One that is to lose a rank, since the rank's machine leaves, finishes its requests first.
+        """
+        if self._leader.is_drained:
+            raise EngineDied("a machine with one of its ranks leaves the cluster")
         self._leader.check()
+        if self._leaving is None and await asyncio.to_thread(machine_leaves, self._group):
+            self._leaving = asyncio.create_task(self._leader.drain())
 
     async def __del__(self) -> None:
         # Serve's own hook for the end of a replica; it awaits it.
