@@ -95,7 +95,12 @@ def _kill_leader(leader: psutil.Process, shard: psutil.Process) -> None:
     leader.kill()
 
 
-@pytest.mark.parametrize("harm", [_kill_shard, _stop_shard, _kill_leader])
+def _stop_leader(leader: psutil.Process, shard: psutil.Process) -> None:
+    """Ray Serve kills it when it has waited long enough for an answer."""
+    leader.send_signal(signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("harm", [_kill_shard, _stop_shard, _kill_leader, _stop_leader])
 @pytest.mark.parametrize("round_number", range(ROUNDS))
 async def test_a_lost_rank(ranked: Cluster, harm: Any, round_number: int) -> None:
     """Its replica's streams end as UNAVAILABLE, what has not begun is served elsewhere, a new epoch

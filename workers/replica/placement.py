@@ -1,11 +1,13 @@
 """Where the ranks of replicas go on a Ray cluster, and what is missing where they do not fit."""
 
+from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
 
 import ray
 from ray._private.state import available_resources_per_node
 from ray._raylet import node_labels_match_selector  # type: ignore[attr-defined]
+from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.util.placement_group import placement_group_table
 
 from cluster.settings import ReplicaSettings, Settings
@@ -61,20 +63,27 @@ def bundle_of(rank: int, layout: ParallelLayout, num_bundles: int) -> int:
     return rank // (layout.world_size // num_bundles)
 
 
-def waiting_groups(app: str) -> dict[str, list[Bundle]]:
+def waiting_replicas(app: str) -> dict[str, list[Bundle]]:
     """The bundles of each replica of Serve's application `app` that has no place yet.
 
-    By the ids of their placement groups.
+    By the names of their actors, which Serve gives to their placement groups too.
     """
     table: dict[str, dict[str, Any]] = placement_group_table()
     return {
-        group["placement_group_id"]: list(group["bundles"].values())
+        group["name"]: list(group["bundles"].values())
         for group in table.values()
         if group["name"].startswith(f"SERVE_REPLICA::{app}#") and group["state"] in _WAITING
     }
 
 
 _WAITING = ("PENDING", "RESCHEDULING")
+
+
+def give_up_waiting(app: str) -> None:
+    """End the replicas that have no place yet; Serve then gives back what is reserved for them."""
+    for name in waiting_replicas(app):
+        with suppress(ValueError):  # it is gone already
+            ray.kill(ray.get_actor(name, namespace=SERVE_NAMESPACE))
 
 
 class PlacementWatch:
@@ -89,13 +98,13 @@ class PlacementWatch:
 
     def failure(self) -> str:
         """What is missing, if for replica.placement_timeout_s nothing has changed; else empty."""
-        groups = waiting_groups(self._app)
-        if set(groups) != self._waiting:
-            self._waiting, self._since = set(groups), monotonic()
-        if not groups or monotonic() - self._since < self._replica.placement_timeout_s:
+        waiting = waiting_replicas(self._app)
+        if set(waiting) != self._waiting:
+            self._waiting, self._since = set(waiting), monotonic()
+        if not waiting or monotonic() - self._since < self._replica.placement_timeout_s:
             return ""
-        bundles = next(iter(groups.values()))
-        return f"no room for {len(groups)}: {_shortage(bundles, self._replica, live_nodes())}"
+        bundles = next(iter(waiting.values()))
+        return f"no room for {len(waiting)}: {_shortage(bundles, self._replica, live_nodes())}"
 
 
 def _shortage(bundles: list[Bundle], replica: ReplicaSettings, nodes: list[Node]) -> str:

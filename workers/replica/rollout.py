@@ -1,6 +1,7 @@
 """Puts replicas on a Ray cluster, changes their number and their version, takes them off."""
 
 import logging
+import time
 from dataclasses import dataclass
 
 import ray
@@ -12,10 +13,17 @@ from ray.serve.schema import ApplicationStatus
 from cluster.settings import Settings
 from workers.replica.deployment import Replica
 from workers.replica.machine import with_shares
-from workers.replica.placement import PlacementWatch, bundles_of, live_nodes, waiting_groups
+from workers.replica.placement import (
+    PlacementWatch,
+    bundles_of,
+    give_up_waiting,
+    live_nodes,
+    waiting_replicas,
+)
 
 _APP = "trunkline"
 _DEPLOYMENT = DeploymentID(name=Replica.__name__, app_name=_APP)
+_POLL_S = 0.1
 _HEALTH_PERIOD_S = 1.0
 _HEALTH_TIMEOUT_S = 5.0
 _STOP_MARGIN_S = 5.0
@@ -88,7 +96,7 @@ def rollout_status() -> RolloutStatus:
     messages = [d.message for d in deployments] or [application.message]
     return RolloutStatus(
         running=application.status is ApplicationStatus.RUNNING,
-        num_starting=max(0, num_starting - len(waiting_groups(_APP))),
+        num_starting=max(0, num_starting - len(waiting_replicas(_APP))),
         failure=_last_line(messages[0]) if failed else "",
     )
 
@@ -100,7 +108,12 @@ def watch_placement(settings: Settings) -> PlacementWatch:
 
 def undeploy() -> None:
     """Drain all replicas and remove them; returns when that is done. Harmless without any."""
-    serve.delete(_APP)
+    serve.delete(_APP, _blocking=False)
+    # Serve would give a replica that has no place as long as one that drains.
+    give_up_waiting(_APP)
+    # Not by serve.delete, which waits for a minute only.
+    while _APP in serve.status().applications:
+        time.sleep(_POLL_S)
 
 
 def _last_line(message: str) -> str:

@@ -1,0 +1,94 @@
+"""Where ranks go, and what is said when there is no room for them."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.ray_cluster import leave_ray, start_local_ray
+from cluster.settings import ParallelSettings, Settings
+from workers.parallel.layout import ParallelLayout
+from workers.replica.placement import Node, bundle_of, bundles_of, live_nodes, waiting_replicas
+from workers.replica.rollout import deploy, rollout_status, undeploy, watch_placement
+
+NUM_CPUS = 4
+
+
+def _settings(**changes: Any) -> Settings:
+    return Settings.model_validate({"model": "/model", **changes})
+
+
+def _node(cpus: float, **labels: str) -> Node:
+    return Node("10.0.0.1", cpus, cpus, labels)
+
+
+sizes = st.integers(1, 3)
+
+
+@given(st.builds(ParallelSettings, tensor=sizes, pipeline=sizes, expert=sizes, sequence=sizes))
+def test_a_stage_is_one_bundle_where_a_node_is_large_enough(parallel: ParallelSettings) -> None:
+    """The leader's first; and whatever the bundles, ranks that share one are of one stage."""
+    layout = ParallelLayout(**parallel.model_dump())
+    settings = _settings(engine={"parallel": parallel.model_dump()}, replica={"num_cpus": 2})
+    by_stage = bundles_of(settings, [_node(1), _node(2 * layout.stage_size)])
+    assert by_stage == [{"CPU": 2.0 * layout.stage_size}] * layout.pipeline
+    by_rank = bundles_of(settings, [_node(2 * layout.stage_size - 1)])
+    assert by_rank == [{"CPU": 2.0}] * layout.world_size
+    for bundles in (by_stage, by_rank):
+        places = [bundle_of(rank, layout, len(bundles)) for rank in range(layout.world_size)]
+        assert sorted(set(places)) == list(range(len(bundles)))
+        assert places[0] == 0
+        stages = {(place, layout.place(rank).stage) for rank, place in enumerate(places)}
+        assert len(stages) == len(bundles)
+
+
+def test_only_nodes_with_the_labels_count() -> None:
+    settings = _settings(
+        engine={"parallel": {"tensor": 2}},
+        replica={"node_labels": {"disk": "fast", "zone": "!b"}},
+    )
+    ours = _node(1, disk="fast", zone="a")
+    assert len(bundles_of(settings, [ours, _node(8, disk="slow"), _node(8)])) == 2
+    assert len(bundles_of(settings, [ours, _node(8, disk="fast", zone="b")])) == 2
+    assert len(bundles_of(settings, [ours, _node(8, disk="fast", zone="c")])) == 1
+
+
+@pytest.fixture(scope="module")
+def small_ray() -> Iterator[None]:
+    """With four CPUs."""
+    settings = _settings(ray={"num_cpus": NUM_CPUS})
+    # Not pytest's directory, whose path is too long for the names of Ray's sockets.
+    with tempfile.TemporaryDirectory(prefix="tl-", ignore_cleanup_errors=True) as name:
+        start_local_ray(settings.ray, Path(name) / "ray")
+        try:
+            yield
+        finally:
+            leave_ray()
+
+
+@pytest.mark.usefixtures("small_ray")
+async def test_a_replica_without_room_is_told_of_and_gives_its_place_back() -> None:
+    settings = _settings(
+        redis={"url": "redis://127.0.0.1:1"},
+        engine={"parallel": {"tensor": 3}},
+        replica={"num_cpus": 2, "placement_timeout_s": 0.5},
+    )
+    await asyncio.to_thread(deploy, settings)
+    watch = watch_placement(settings)
+    while not (failure := await asyncio.to_thread(watch.failure)):
+        pass
+    [node] = live_nodes()
+    assert failure == (
+        f"no room for 1: each needs bundles of 2, 2, 2 CPUs, and there are {node.address} "
+        f"({node.free_cpus:g} of {NUM_CPUS} CPUs free)"
+    )
+    status = await asyncio.to_thread(rollout_status)
+    assert not status.running
+    assert status.num_starting == 0
+    await asyncio.to_thread(undeploy)
+    assert waiting_replicas("trunkline") == {}
