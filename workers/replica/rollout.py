@@ -109,10 +109,11 @@ def watch_placement(settings: Settings) -> PlacementWatch:
 def undeploy() -> None:
     """Drain all replicas and remove them; returns when that is done. Harmless without any."""
     serve.delete(_APP, _blocking=False)
-    # Serve would give a replica that has no place as long as one that drains.
-    give_up_waiting(_APP)
     # Not by serve.delete, which waits for a minute only.
     while _APP in serve.status().applications:
+        # Serve would give a replica that has no place as long as one that drains. Until it has
+        # begun to delete, it starts another in its stead.
+        give_up_waiting(_APP)
         time.sleep(_POLL_S)
 
 
