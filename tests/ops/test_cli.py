@@ -19,6 +19,13 @@ TOKEN = "/proc/sys/kernel/random/boot_id"
         (["serve", "/no/such/model"], 2, "model: got '/no/such/model', expected one of demo"),
         (["serve", "/"], 2, "model: / has no config.json"),
         (["serve", "--config", "/no/such/file"], 2, "/no/such/file does not exist"),
+        (
+            ["serve", "demo-small", "--tp", "3"],
+            2,
+            "parallel.tensor: got 3, expected one of 1, 2, 4",
+        ),
+        (["serve", "demo-small", "--pp", "9"], 2, "engine.parallel.pipeline: got 9, expected at"),
+        (["serve", "--tp", "0"], 2, "--tp"),
         (["serve", "--node-address", "0.0.0.0"], 2, "ray.node_address: got '0.0.0.0': "),
         (["serve", "--node-address", "198.18.255.1"], 2, "expected an address of this machine"),
         (
