@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from cluster.settings import EngineSettings
-from workers.engine.control import ChannelLost, ChannelSilent
+from workers.engine.control import HEARTBEAT_S, ChannelLost, ChannelSilent
 from workers.engine.control_hello import new_token
 from workers.engine.control_messages import (
     AnyMessage,
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 COME_S = 120.0
 """For ranks to start, which takes the longer the busier their machine is."""
-SLOW_S = 120.0
+SLOW_S = 600.0
 """For a rank that is heard of to take its next plan."""
 _LEAVE_S = 5.0
 """For ranks that have been told to stop."""
@@ -139,15 +139,19 @@ class ProcessGang:
             try:
                 self._connection.ranks.check()
             except RankLostError as error:
-                self._die(error)
+                # Whose connection has ended knows better whose fault it is.
+                with self._news:
+                    self._news.wait_for(lambda: self._lost, HEARTBEAT_S)
+                self._die(error, is_hung=True)
         if self._lost is not None:
             raise RankLostError(str(self._lost))
 
     def dump_stacks(self) -> None:
         """Have all ranks, this one too, write to their logs what their threads are doing."""
         for member in self._members:
-            with suppress(ChannelLost):
-                member.channel.send(Dump())
+            if not member.has_left:
+                with suppress(ChannelLost):
+                    member.channel.send(Dump())
         faulthandler.dump_traceback()
 
     def close(self) -> None:
@@ -252,14 +256,17 @@ class ProcessGang:
             self._progress(sum(done for done, _ in each), sum(total for _, total in each))
 
     def _lose(self, member: Member, why: ChannelLost) -> None:
-        """A rank's connection has ended, which is well if it was told to stop."""
+        """A rank's connection has ended, as it should if the rank was told to stop."""
         with self._news:
             member.has_left = True
             self._news.notify_all()
         self._die(RankLostError(f"{member} is lost: {why}"), is_hung=isinstance(why, ChannelSilent))
 
     def _die(self, error: RankLostError, *, is_hung: bool = False) -> None:
-        """The first reason counts. All that wait for a rank, here and elsewhere, are released."""
+        """The first reason counts. All that wait for a rank, here and elsewhere, are released.
+
+        If any `is_hung`, what ranks are doing goes to their logs before.
+        """
         with self._news:
             if self._lost is not None or self._closing:
                 return

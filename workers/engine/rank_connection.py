@@ -15,9 +15,10 @@ from workers.parallel.layout import ParallelLayout
 
 CONNECT_S = 30.0
 """For all ranks together."""
-EXCHANGE_S = 120.0
+EXCHANGE_S = 600.0
 """The longest wait for a rank that is heard of: a stage of the pipeline may take its time over many
-tokens. Whoever is not heard of is given up much sooner."""
+tokens. Whoever is not heard of is given up much sooner, and a replica whose step takes too long
+(replica.max_step_s)."""
 
 
 def open_store(node: str) -> TCPStore:
