@@ -41,7 +41,8 @@ def ranked(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Two replicas of two ranks each."""
     settings: dict[str, Any] = {
         "engine": ENGINE | {"parallel": {request.param: 2}, "kv_cache_bytes": 64 * 1024 * 1024},
-        "replica": {"count": NUM_REPLICAS},
+        # Serve gives a leader that hangs as long as one that drains.
+        "replica": {"count": NUM_REPLICAS, "drain_timeout_s": 5.0},
     }
     with serving("demo-small", settings) as cluster:
         yield cluster
