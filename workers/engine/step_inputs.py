@@ -3,11 +3,12 @@
 from array import array
 from bisect import bisect_left
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from workers.engine.batch import Batch, Chunk
-from workers.engine.sequence import BlockTable
+from workers.engine.batch import Batch
+from workers.engine.sequence import BlockTable, Sequence
 from workers.engine.step_plan import PlanSizes, StepPlan
 
 _BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -18,25 +19,25 @@ def make_plan(batch: Batch, block_size: int, num_parts: int = 1) -> StepPlan:
 
     `num_parts` is the number of ranks that divide a step's rows equally among them.
     """
-    token_ids: list[int] = []
+    rows = _Rows([], [], [])
+    query_starts, context_lens, tables = [0], [], []
     sampled: list[int] = []
     scored: list[int] = []
-    query_starts, context_lens, tables = [0], [], []
     for sequence, start, length, _, samples, num_scored in batch.chunks:
-        first = len(token_ids)
-        token_ids += sequence.token_ids[start : start + length]
-        query_starts.append(first + length)
+        rows.add(sequence, start, length, block_size)
+        first, end = query_starts[-1], query_starts[-1] + length
+        query_starts.append(end)
         context_lens.append(start + length)
         tables.append(sequence.block_table)
         if samples:
-            sampled.append(first + length - 1)
+            sampled.append(end - 1)
         if num_scored:
             scored += range(first, first + num_scored)
     table_lens = [*map(len, tables)]
-    num_rows = num_parts * bucket(-(-len(token_ids) // num_parts))
+    num_rows = num_parts * bucket(-(-batch.num_tokens // num_parts))
     sizes = PlanSizes(
         num_rows=num_rows,
-        num_tokens=len(token_ids),
+        num_tokens=batch.num_tokens,
         num_chunks=len(tables),
         num_table_blocks=sum(table_lens),
         num_copies=len(batch.copies),
@@ -44,37 +45,37 @@ def make_plan(batch: Batch, block_size: int, num_parts: int = 1) -> StepPlan:
         num_sampled=len(sampled),
         num_scored=len(scored),
     )
-    padding = (0,) * (num_rows - len(token_ids))
-    positions, slots = _places(batch.chunks, block_size)
+    padding = (0,) * (num_rows - batch.num_tokens)
+    before = (*sizes, *rows.token_ids, *padding, *rows.positions, *padding, *rows.slots)
     copies = chain.from_iterable(batch.copies)
     # Joined from few pieces, since each write into an array takes a microsecond.
-    pieces: tuple[bytes | BlockTable, ...] = (
-        array("q", (*sizes, *token_ids, *padding)),
-        positions,
-        array("q", padding),
-        slots,
-        array("q", (*query_starts, *context_lens, *table_lens)),
+    pieces: tuple[BlockTable, ...] = (
+        array("q", (*before, *query_starts, *context_lens, *table_lens)),
         *tables,
         array("q", (*copies, *batch.cleared, *sampled, *scored)),
     )
     return StepPlan.of(np.frombuffer(bytearray().join(pieces), dtype=np.int64), sizes)
 
 
-def _places(chunks: list[Chunk], block_size: int) -> tuple[BlockTable, BlockTable]:
-    """Positions and slots of all rows."""
-    positions, slots = array("q"), array("q")
-    for chunk in chunks:
-        table = chunk.sequence.block_table
-        if chunk.length == 1:
-            block, offset = divmod(chunk.start, block_size)
-            positions.append(chunk.start)
-            slots.append(table[block] * block_size + offset)
+class _Rows(NamedTuple):
+    token_ids: list[int]
+    positions: list[int]
+    slots: list[int]
+
+    def add(self, sequence: Sequence, start: int, length: int, block_size: int) -> None:
+        """Append the rows of a chunk."""
+        if length == 1:
+            self.token_ids.append(sequence.token_ids[start])
+            self.positions.append(start)
+            block, offset = divmod(start, block_size)
+            self.slots.append(sequence.block_table[block] * block_size + offset)
         else:
-            places = np.arange(chunk.start, chunk.end)
-            blocks = np.frombuffer(table, dtype=np.int64)[places // block_size]
-            positions.frombytes(places.tobytes())
-            slots.frombytes((blocks * block_size + places % block_size).tobytes())
-    return positions, slots
+            end = start + length
+            self.token_ids.extend(sequence.token_ids[start:end])
+            self.positions.extend(range(start, end))
+            places = np.arange(start, end)
+            blocks = np.frombuffer(sequence.block_table, dtype=np.int64)[places // block_size]
+            self.slots.extend((blocks * block_size + places % block_size).tolist())
 
 
 def bucket(num_rows: int) -> int:

@@ -99,7 +99,7 @@ def _fill(matrix: _Matrix, rows: Sequence[Ids], lengths: _Vector) -> None:
     elif len(rows):
         columns = np.arange(lengths.max())
         target = matrix[: len(rows), : len(columns)]
-        target[columns < lengths[:, None]] = np.concatenate(rows, dtype=np.int32, casting="unsafe")
+        target[columns < lengths[:, None]] = np.concatenate(rows)
 
 
 def _grown(size: int, needed: int) -> int:
