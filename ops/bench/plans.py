@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
+from cluster.child_process import tied
 from ops.bench.report import Row
 from workers.engine.plan_ring import PlanRing
 from workers.engine.step_plan import Ints
@@ -59,7 +60,7 @@ def bench_plan(runs: int, calls: int = 500) -> list[Row]:
 
 @contextmanager
 def _echoing(plans: str, echoes: str) -> Iterator[None]:
-    command = [sys.executable, "-m", __spec__.name, plans, echoes]
+    command = tied([sys.executable, "-m", __spec__.name, plans, echoes])
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
             yield

@@ -87,9 +87,9 @@ def join(host: Host, arguments: list[str], *more: str) -> Command:
     return command
 
 
-def failure(host: Host, *arguments: str, token: str = "") -> tuple[int, str]:
+def failure(host: Host, *arguments: str, environment: dict[str, str]) -> tuple[int, str]:
     """The exit code of a command that is to end by itself, and what it prints."""
-    command = Command(host, *arguments, environment={"TRUNKLINE_JOIN_TOKEN": token})
+    command = Command(host, *arguments, environment=environment)
     return command.wait_end(), command.said
 
 

@@ -65,13 +65,14 @@ async def test_stages_on_two_hosts_say_what_one_rank_says(
     assert await answers(cluster) == expected
 
 
-async def test_when_a_stages_host_dies_requests_end_and_the_next_replica_serves(
+async def test_when_a_stages_host_is_lost_requests_end_and_the_next_replica_serves(
     cluster: TwoHosts, expected: list[str]
 ) -> None:
+    """Of the killed command nothing is left, neither the rank nor Ray."""
     before = await epoch(cluster)
     async with lost_request(cluster):
-        cluster.second.kill()
-        cluster.second.clear()
+        cluster.node.process.kill()
+        assert cluster.node.wait_end() < 0
     cluster.join()
     await eventually(lambda: serves_anew(cluster, before), "another replica serves")
     assert await answers(cluster) == expected

@@ -80,9 +80,7 @@ class Channel:
     def receive(self, limit: int = MAX_MESSAGE_BYTES) -> AnyMessage:
         """Wait for the next message, of no more than `limit` bytes. Raises ChannelLost."""
         while True:
-            kind, payload = self._read_frame(limit)
-            if kind is FrameKind.PLAN:
-                raise ChannelLost("a plan came before its time")
+            kind, payload = self._read_frame(limit, takes_plans=False)
             if kind is FrameKind.MESSAGE:
                 return _parsed(payload)
 
@@ -139,12 +137,10 @@ class Channel:
         on_message: Callable[[AnyMessage], None],
         on_plan: Callable[[Plan], None] | None,
     ) -> None:
-        kind, payload = self._read_frame(MAX_MESSAGE_BYTES)
+        kind, payload = self._read_frame(MAX_MESSAGE_BYTES, takes_plans=on_plan is not None)
         if kind is FrameKind.MESSAGE:
             on_message(_parsed(payload))
-        elif kind is FrameKind.PLAN:
-            if on_plan is None:
-                raise ChannelLost("a plan came to one who does not take any")
+        elif kind is FrameKind.PLAN and on_plan is not None:
             on_plan(np.frombuffer(payload, dtype=np.int64))
 
     def _beat(self) -> None:
@@ -165,13 +161,16 @@ class Channel:
         except OSError as error:
             raise ChannelLost(f"its connection has ended: {error}") from error
 
-    def _read_frame(self, limit: int) -> tuple[FrameKind, bytearray]:
+    def _read_frame(self, message_limit: int, *, takes_plans: bool) -> tuple[FrameKind, bytearray]:
+        """The next frame; memory is only taken for what the header may announce."""
         number, length = _HEADER.unpack(self._read(_HEADER.size))
         try:
             kind = FrameKind(number)
         except ValueError as error:
             raise ChannelLost(f"frame of unknown kind {number}") from error
-        most = min(_LIMITS[kind], limit) if kind is FrameKind.MESSAGE else _LIMITS[kind]
+        if kind is FrameKind.PLAN and not takes_plans:
+            raise ChannelLost("a plan came to one who does not take any")
+        most = message_limit if kind is FrameKind.MESSAGE else _LIMITS[kind]
         if length > most:
             raise ChannelLost(f"{kind.name} of {length} bytes, at most {most} are taken")
         if kind is FrameKind.PLAN and length % _PLAN_ITEM_BYTES:

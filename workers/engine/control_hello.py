@@ -33,7 +33,9 @@ def receive_hello(channel: Channel, token: str) -> Hello:
     hello = channel.receive(_MAX_HELLO_BYTES)
     if not isinstance(hello, Hello):
         raise ChannelLost(f"said {hello.kind} before hello")
-    if not hmac.compare_digest(hello.proof, _proof(token, challenge.nonce, hello)):
+    if not hmac.compare_digest(
+        hello.proof.encode(), _proof(token, challenge.nonce, hello).encode()
+    ):
         raise ChannelLost(f"what calls itself rank {hello.rank} does not know the gang's token")
     return hello
 

@@ -29,6 +29,7 @@ from workers.engine.served_model import served_model
 from workers.engine.stats import Stats
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
+from workers.parallel.group import RankLostError
 
 
 class Engine:
@@ -147,9 +148,17 @@ class Engine:
         began = perf_counter()
         self._gang.check()
         outputs = self._expire()
-        self._in_flight.submit()
-        if self._in_flight:
-            batch, result = self._in_flight.collect()
+        try:
+            self._in_flight.submit()
+            done = self._in_flight.collect() if self._in_flight else None
+        except RankLostError:
+            raise
+        except BaseException as error:
+            # Other ranks go on with what they were sent, which this one may not have done.
+            self._gang.fail(f"a step was broken off: {error!r}")
+            raise
+        if done is not None:
+            batch, result = done
             self._count(batch, result, perf_counter() - began)
             outputs += self._keeper.commit(batch, result)
         for output in outputs:

@@ -44,6 +44,7 @@ COME_S = 120.0
 """For ranks to start, which takes the longer the busier their machine is."""
 SLOW_S = 600.0
 """For a rank that is heard of to take its next plan."""
+_STDERR = 2
 _LEAVE_S = 5.0
 """For ranks that have been told to stop."""
 
@@ -133,6 +134,10 @@ class ProcessGang:
                 self._die(error)
         self.check()
 
+    def fail(self, reason: str) -> None:
+        """See Gang."""
+        self._die(RankLostError(reason))
+
     def check(self) -> None:
         """See Gang. Notices failed exchanges too."""
         if self._lost is None and self._connection is not None:
@@ -152,7 +157,8 @@ class ProcessGang:
             if not member.has_left:
                 with suppress(ChannelLost):
                     member.channel.send(Dump())
-        faulthandler.dump_traceback()
+        # By its number: sys.stderr may be something that is no file.
+        faulthandler.dump_traceback(file=_STDERR)
 
     def close(self) -> None:
         """See Gang. Again is fine."""
@@ -188,13 +194,16 @@ class ProcessGang:
             )
             self._tell(member, setup)
         try:
-            connection = connect_rank(self.settings, nodes, rank=0, device=0, store=self._store)
+            connection = connect_rank(
+                self.settings, nodes, rank=0, device=0, store=self._store, check=self.check
+            )
         except RankLostError as error:
             raise self._lost or error from error
         self._connection = self._opened.enter_context(connection)
 
     def _gather(self, world_size: int) -> None:
         """Launch all ranks but this one, and let them in."""
+        load_library()  # is built here at most, and not by several ranks while others wait
         token = new_token()
         door = Door(self._launcher.node, token, world_size, self._welcome)
         try:

@@ -6,6 +6,8 @@ from typing import Protocol
 from workers.engine.step_plan import StepPlan
 from workers.parallel.group import Ranks, solo_ranks
 
+_STDERR = 2
+
 
 class Gang(Protocol):
     """All ranks of a replica, as their leader sees them."""
@@ -28,6 +30,9 @@ class Gang(Protocol):
 
     def check(self) -> None:
         """Raise RankLostError if a rank is lost. On any thread."""
+
+    def fail(self, reason: str) -> None:
+        """Give the gang up: the leader has not done what it sent. `check` raises from now on."""
 
     def dump_stacks(self) -> None:
         """Have all ranks write to their logs what their threads are doing. On any thread."""
@@ -52,9 +57,12 @@ class SoloGang:
     def check(self) -> None:
         """See Gang."""
 
+    def fail(self, reason: str) -> None:
+        """See Gang. There is nobody to be out of step with."""
+
     def dump_stacks(self) -> None:
         """See Gang."""
-        faulthandler.dump_traceback()
+        faulthandler.dump_traceback(file=_STDERR)
 
     def close(self) -> None:
         """See Gang."""

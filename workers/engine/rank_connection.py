@@ -1,7 +1,7 @@
 """How a gang's ranks connect, once each knows where the others are."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -49,7 +49,12 @@ def join_store(address: str) -> TCPStore:
 
 
 def connect_rank(
-    settings: EngineSettings, nodes: Sequence[str], rank: int, device: int, store: TCPStore
+    settings: EngineSettings,
+    nodes: Sequence[str],
+    rank: int,
+    device: int,
+    store: TCPStore,
+    check: Callable[[], None] | None = None,
 ) -> Connection:
     """Connect this rank with all others, which do the same.
 
@@ -59,8 +64,9 @@ def connect_rank(
         rank: This one.
         device: Which of its machine's GPUs it takes, where it computes on one.
         store: The gang's.
+        check: Called again and again while others are waited for.
 
-    Raises what `connect` raises.
+    Raises what `connect` and `check` raise.
     """
     where = device_of(settings)
     if where.type == "cuda":
@@ -75,5 +81,6 @@ def connect_rank(
         library=load_library(),
         come_s=CONNECT_S,
         wait_s=EXCHANGE_S,
+        check=check,
     )
     return connect(meeting)

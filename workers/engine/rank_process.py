@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from typing import NoReturn, TypeVar
 
 import structlog
@@ -46,6 +47,7 @@ from workers.parallel.segment import Segment
 log = structlog.get_logger(__name__)
 
 _EXIT_FAILED = 1
+_STDERR = 2
 _MAX_ERROR_CHARS = 2000
 
 Expected = TypeVar("Expected", bound=Message)
@@ -63,6 +65,7 @@ def run_rank(address: str, token: str, rank: int, node: str) -> NoReturn:
         rank: Which one, from 1.
         node: Address of this machine. Ranks with the same one share memory.
     """
+    load_library()  # what has to be built for it takes longer than others wait later on
     try:
         channel = connect_to_leader(address, token, rank, node)
     except (ChannelLost, OSError) as error:
@@ -105,10 +108,19 @@ class _Rank:
         store = join_store(setup.store)
         with connect_rank(setup.settings, setup.nodes, self._rank, setup.device, store) as others:
             runner = self._load(setup, others.ranks)
-            read_plan = self._plans.get if setup.plans is None else _open_ring(setup.plans).read
-            while (plan := read_plan()) is not None:
+            if setup.plans is not None:
+                ring = _open_ring(setup.plans)
+                Thread(target=self._take_plans, args=(ring,), name="plans", daemon=True).start()
+            while (plan := self._plans.get()) is not None:
                 runner.follow(StepPlan.read(plan))
         raise RankLostError("the leader has given up the gang")
+
+    def _take_plans(self, ring: PlanRing) -> None:
+        """Take plans as they come: the leader may have to hand over a later one before it can do
+        its part of the one that is followed."""
+        while (plan := ring.read()) is not None:
+            self._plans.put(plan)
+        self._plans.put(None)
 
     def _load(self, setup: Setup, ranks: Ranks) -> RankRunner:
         """This rank's share of the model, and as much of a cache as all ranks have room for."""
@@ -140,7 +152,7 @@ class _Rank:
     def _hear(self, message: AnyMessage) -> None:
         """On the thread that reads the channel."""
         if isinstance(message, Dump):
-            faulthandler.dump_traceback()
+            faulthandler.dump_traceback(file=_STDERR)
         elif isinstance(message, Stop):
             os._exit(0)
         else:

@@ -1,13 +1,13 @@
 """How the ranks of a replica find each other."""
 
+import ctypes
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -29,6 +29,7 @@ from workers.parallel.torch_link import TorchLink
 
 WAIT_S = 5.0
 """Default limit of a wait for another rank once all are connected."""
+_POLL_S = 0.01
 
 Members = tuple[int, ...]
 
@@ -50,6 +51,8 @@ class Meeting:
     """How long all of them together may take to connect."""
     wait_s: float = WAIT_S
     """How long each may keep another waiting afterwards."""
+    check: Callable[[], None] | None = None
+    """Called while others are waited for; what it raises ends that."""
 
 
 _Part = SharedMemoryGroup | SharedMemoryLink | TorchGroup | TorchLink
@@ -223,12 +226,18 @@ class _Connector:
 
     def _hear(self, what: str, rank: int) -> str:
         key = f"{what} of {rank}"
+        store, check = self._meeting.store, self._meeting.check
         try:
-            self._meeting.store.wait([key], self._rest())
-            return self._meeting.store.get(key).decode()
+            while not store.check([key]):
+                if check is not None:
+                    check()
+                if monotonic() > self._deadline:
+                    limit = f"{self._meeting.come_s:g} s"
+                    raise RankLostError(f"rank {rank} has not come within {limit}")
+                sleep(_POLL_S)
+            return store.get(key).decode()
         except RuntimeError as error:
-            limit = f"{self._meeting.come_s:g} s"
-            raise RankLostError(f"rank {rank} has not come within {limit}: {error}") from error
+            raise RankLostError(f"the store has ended: {error}") from error
 
     def _rest(self) -> timedelta:
         return timedelta(seconds=max(self._deadline - monotonic(), 0.001))
@@ -248,10 +257,11 @@ def _leave_process_groups(
 
     distributed.destroy_process_group()
     if has_failed:
-        # Gloo's own threads may be in a wait until its limit, and whoever lets go last joins them.
-        Thread(target=process_groups.clear, daemon=True).start()
-    else:
-        process_groups.clear()
+        # Gloo's own threads may be in a wait until its limit, and whoever lets go last joins them:
+        # nobody ever does.
+        for group in process_groups.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+    process_groups.clear()
 
 
 def interface_of(address: str) -> str:

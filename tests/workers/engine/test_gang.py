@@ -123,6 +123,25 @@ def test_a_killed_rank_ends_the_step_that_waits_for_it(
             engine.step()
 
 
+def test_a_step_that_is_broken_off_ends_the_gang(
+    folder: Path, ranks: ForkedRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ranks have been sent what the leader has not done: later answers would be wrong."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with _engine(folder, ranks, tensor=2) as engine:
+        _add(engine, max_tokens=8)
+        engine.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.model.backend, "prepare", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                engine.step()
+        with pytest.raises(RankLostError, match="broken off"):
+            engine.step()
+
+
 def test_a_rank_lost_among_several_takes_the_others_with_it(
     folder: Path, ranks: ForkedRanks
 ) -> None:

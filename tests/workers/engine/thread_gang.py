@@ -49,6 +49,9 @@ class _ThreadGang:
     def check(self) -> None:
         self.ranks.check()
 
+    def fail(self, reason: str) -> None:
+        self.close()
+
     def dump_stacks(self) -> None:
         faulthandler.dump_traceback()
 

@@ -193,7 +193,10 @@ def close(rank: Rank) -> None:
 
 
 def shared_memory(rank: Rank) -> list[str]:
-    """What of /dev/shm, and of our segments, this process has open or mapped."""
+    """What of /dev/shm, and of our segments, this process has open or mapped.
+
+    Semaphores are those of multiprocessing, which other tests may have left to it.
+    """
     mapped = Path("/proc/self/maps").read_text().splitlines()
     names = {line.split(maxsplit=5)[5] for line in mapped if line.count("/")}
     for link in Path("/proc/self/fd").iterdir():
@@ -201,4 +204,5 @@ def shared_memory(rank: Rank) -> list[str]:
             names.add(os.readlink(link))
         except FileNotFoundError:  # that of the listing itself
             continue
-    return sorted(name for name in names if "/dev/shm" in name or "trunkline-" in name)
+    ours = (name for name in names if "/dev/shm" in name or "trunkline-" in name)
+    return sorted(name for name in ours if not name.startswith("/dev/shm/sem."))
