@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.multinode.hosts import Host, connected_hosts
+from tests.multinode.hosts import Host, check_namespaces, connected_hosts
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[list[Host]]:
     """Two, which the tests of a file share."""
     try:
-        with connected_hosts(2) as connected:
-            yield connected
+        check_namespaces()
     except (PermissionError, FileNotFoundError) as error:
         pytest.skip(str(error))
+    with connected_hosts(2) as connected:
+        yield connected

@@ -98,11 +98,7 @@ class Host:
 
 @contextmanager
 def connected_hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts that reach each other, and that this process reaches.
-
-    Raises PermissionError or FileNotFoundError, with a reason, where that cannot be.
-    """
-    _check()
+    """So many hosts that reach each other, and that this process reaches."""
     _remove_stale()
     mark = f"{_PREFIX}{os.getpid()}"
     subnet = _free_subnet()
@@ -131,7 +127,8 @@ def _connected(name: str, bridge: str, address: str) -> Host:
     return Host(name, name, address)
 
 
-def _check() -> None:
+def check_namespaces() -> None:
+    """Raise PermissionError or FileNotFoundError, with a reason, where there can be no hosts."""
     if os.geteuid() != 0:
         raise PermissionError("network namespaces need root")
     if shutil.which("ip") is None:
