@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from workers.engine.row_share import RowShare
@@ -59,8 +60,9 @@ class RankRunner:
         """Which rows of a step are this rank's."""
         self._block_share = BlockShare(ranks.sequence.rank, ranks.sequence.size)
         max_rows = self.row_share.max_rows
-        self._token_ids = torch.zeros(max_rows, dtype=torch.int64, device=model.device)
-        self._positions = torch.zeros_like(self._token_ids)
+        self._rows = np.zeros((2, max_rows), dtype=np.int64)
+        # Token ids and positions. On a CPU both are one memory.
+        self._placed_rows = torch.from_numpy(self._rows).to(model.device)
         self._workspace = Workspace.allocate(model.shape, max_rows, model.dtype, model.device)
         self._memories: dict[int, StepMemory] = {}
         self._recorder = Recorder(model.library)
@@ -88,11 +90,12 @@ class RankRunner:
         zero_blocks(self._cache, plan.cleared.tolist(), self._block_share)
         copy_blocks(self._cache, plan.copy_pairs, self._ranks.sequence)
         own = self.row_share.own(len(plan.token_ids))
-        memory = self._memory(own.stop - own.start)
-        memory.token_ids.copy_(torch.from_numpy(plan.token_ids[own]))
-        memory.positions.copy_(torch.from_numpy(plan.positions[own]))
+        rows = self._rows[:, : own.stop - own.start]
+        rows[0], rows[1] = plan.token_ids[own], plan.positions[own]
+        if self._placed_rows.device.type != "cpu":
+            self._placed_rows[:, : rows.shape[1]] = torch.from_numpy(rows)
         attention = self.model.prepare(plan.metadata(self._block_size, self.model.device))
-        return PreparedStep(memory, attention)
+        return PreparedStep(self._memory(rows.shape[1]), attention)
 
     def forward(self, step: PreparedStep) -> torch.Tensor:
         """Run this rank's layers on the step prepared last. Within inference_mode.
@@ -133,8 +136,8 @@ class RankRunner:
         memory = self._memories.get(num_rows)
         if memory is None:
             memory = self._memories[num_rows] = StepMemory(
-                self._token_ids[:num_rows],
-                self._positions[:num_rows],
+                self._placed_rows[0, :num_rows],
+                self._placed_rows[1, :num_rows],
                 self._workspace.first(num_rows),
             )
         return memory
