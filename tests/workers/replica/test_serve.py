@@ -138,6 +138,9 @@ async def test_a_leader_told_to_terminate_finishes_its_request_first(cluster: Cl
 
 async def test_a_new_version_serves_before_the_old_one_is_drained(cluster: Cluster) -> None:
     [old] = await cluster.registry.replicas()
+    # It registers a moment before Serve knows that it has started, and could drain it.
+    while not (await asyncio.to_thread(rollout_status)).running:
+        await cluster.until(bool)
     async with _stream(old) as stream:
         await asyncio.to_thread(deploy, cluster.settings)
         await cluster.until(lambda records: {r.pid for r in records} > {old.pid})
