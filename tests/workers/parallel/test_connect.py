@@ -226,12 +226,13 @@ def test_a_rank_that_never_comes_is_lost() -> None:
 
 
 def test_a_rank_that_goes_while_connecting_is_lost(has_kernels: bool) -> None:
+    before = bodies.shared_memory(None)  # type: ignore[arg-type]  # of tests before this one
     store = new_store()
     store.set("kernels of 1", str(int(has_kernels)))  # and nothing more
     library = load_library() if has_kernels else None
     with pytest.raises(RankLostError, match="rank"):
         connect(meeting(store=store, library=library))
-    assert bodies.shared_memory(None) == []  # type: ignore[arg-type]
+    assert set(bodies.shared_memory(None)) <= set(before)  # type: ignore[arg-type]
 
 
 def test_one_rank_alone_needs_nobody() -> None:
