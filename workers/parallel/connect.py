@@ -27,8 +27,6 @@ from workers.parallel.shared_link import SharedMemoryLink
 from workers.parallel.torch_group import TorchGroup
 from workers.parallel.torch_link import TorchLink
 
-WAIT_S = 5.0
-"""Default limit of a wait for another rank once all are connected."""
 _POLL_S = 0.01
 
 Members = tuple[int, ...]
@@ -49,7 +47,7 @@ class Meeting:
     """The CPU kernels; ranks that lack them cannot share memory."""
     come_s: float
     """How long all of them together may take to connect."""
-    wait_s: float = WAIT_S
+    wait_s: float
     """How long each may keep another waiting afterwards."""
     check: Callable[[], None] | None = None
     """Called while others are waited for; what it raises ends that."""

@@ -26,7 +26,6 @@ class SharedMemoryGroup:
     ) -> None:
         """`segment` is of `segment_bytes(...)`, zeros at first; waits end after `limit_s`."""
         self._collectives = collectives
-        self._segment = segment
         self._seat = Seat(segment.memory, rank, size, capacity, limit_s)
 
     @staticmethod
@@ -77,7 +76,3 @@ class SharedMemoryGroup:
     def abort(self) -> None:
         """End all waits of all ranks, now and later; from any thread."""
         self._collectives.abort(self._seat.memory)
-
-    def close(self) -> None:
-        """Let go of the segment; collectives may not be called any more."""
-        self._segment.close()

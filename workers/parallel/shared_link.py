@@ -27,7 +27,6 @@ class SharedMemoryLink:
     ) -> None:
         """`segment` is of `segment_bytes(...)`, zeros at first; waits end after `limit_s`."""
         self._collectives = collectives
-        self._segment = segment
         self._mailbox = Mailbox(segment.memory, num_slots, capacity, limit_s)
 
     @staticmethod
@@ -63,7 +62,3 @@ class SharedMemoryLink:
     def abort(self) -> None:
         """End all waits at both ends, now and later; from any thread."""
         self._collectives.abort(self._mailbox.memory)
-
-    def close(self) -> None:
-        """Let go of the segment; nothing may be sent or received any more."""
-        self._segment.close()

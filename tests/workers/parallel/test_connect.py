@@ -216,6 +216,7 @@ def meeting(**changes: object) -> Meeting:
         "device": torch.device("cpu"),
         "library": load_library(),
         "come_s": 0.3,
+        "wait_s": 5.0,
     }
     return Meeting(**(fields | changes))  # type: ignore[arg-type]
 
