@@ -21,6 +21,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_SOURCE_UNSPECIFIED: _CacheSource.ValueType  # 0
+    CACHE_SOURCE_EXACT: _CacheSource.ValueType  # 1
+    """The same request was answered before."""
+    CACHE_SOURCE_SEMANTIC: _CacheSource.ValueType  # 2
+    """A request that means the same was answered before."""
+
+class CacheSource(_CacheSource, metaclass=_CacheSourceEnumTypeWrapper):
+    """Where an answer comes from, if no replica has made it."""
+
+CACHE_SOURCE_UNSPECIFIED: CacheSource.ValueType  # 0
+CACHE_SOURCE_EXACT: CacheSource.ValueType  # 1
+"""The same request was answered before."""
+CACHE_SOURCE_SEMANTIC: CacheSource.ValueType  # 2
+"""A request that means the same was answered before."""
+Global___CacheSource: _TypeAlias = CacheSource  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -80,6 +102,8 @@ class RequestOptions(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NO_RESPONSE_CACHE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client to find the request in logs; the router makes one when empty.
     At most 128 characters of [A-Za-z0-9._:-].
@@ -88,6 +112,12 @@ class RequestOptions(_message.Message):
     """Samples to generate from one prompt, 1 to 128; 0 counts as 1."""
     priority: _builtins.int
     """Higher is served first; -100 to 100."""
+    session_id: _builtins.str
+    """Requests of one session see one version of a model, and go to one replica where the routing
+    policy keeps sessions together. At most 128 characters of [A-Za-z0-9._:-].
+    """
+    no_response_cache: _builtins.bool
+    """Neither answer from the response cache nor keep the answer there."""
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams: ...
     @_builtins.property
@@ -115,10 +145,12 @@ class RequestOptions(_message.Message):
         priority: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        session_id: _builtins.str = ...,
+        no_response_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "metadata", b"metadata", "n", b"n", "priority", b"priority", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "metadata", b"metadata", "n", b"n", "no_response_cache", b"no_response_cache", "priority", b"priority", "request_id", b"request_id", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,8 +219,11 @@ class GenerateResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    CACHE_SOURCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
+    cache_source: Global___CacheSource.ValueType
+    """In the last message."""
     @_builtins.property
     def delta(self) -> Global___Delta: ...
     @_builtins.property
@@ -212,10 +247,11 @@ class GenerateResponse(_message.Message):
         prompt_logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
+        cache_source: Global___CacheSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_source", b"cache_source", "delta", b"delta", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,8 +320,11 @@ class ChatResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    CACHE_SOURCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
+    cache_source: Global___CacheSource.ValueType
+    """In the last message."""
     @_builtins.property
     def delta(self) -> Global___Delta: ...
     @_builtins.property
@@ -303,10 +342,11 @@ class ChatResponse(_message.Message):
         prompt_logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
+        cache_source: Global___CacheSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_source", b"cache_source", "delta", b"delta", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

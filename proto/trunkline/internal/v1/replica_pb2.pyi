@@ -92,6 +92,8 @@ class Submit(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    NUM_GENERATED_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Chosen by the router, unique within the stream; outputs name it."""
     request_id: _builtins.str
@@ -102,6 +104,12 @@ class Submit(_message.Message):
     """Time left until the request's deadline; 0 means none."""
     cache_salt: _builtins.bytes
     """Mixed into the block hashes, so that tenants do not share prefixes."""
+    num_generated: _builtins.int
+    """How many of the last prompt tokens this request has brought forth on another replica. They
+    count as output: for penalties, min_tokens, max_tokens and the draws.
+    """
+    first_index: _builtins.int
+    """Index of the first of the n samples; above 0 where a request's samples go on one by one."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -127,10 +135,12 @@ class Submit(_message.Message):
         priority: _builtins.int = ...,
         timeout_s: _builtins.float = ...,
         cache_salt: _builtins.bytes = ...,
+        num_generated: _builtins.int = ...,
+        first_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "first_index", b"first_index", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "num_generated", b"num_generated", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,6 +349,8 @@ class Failed(_message.Message):
         CAUSE_CANCELLED: Failed._Cause.ValueType  # 4
         CAUSE_INTERNAL: Failed._Cause.ValueType  # 5
         """The engine failed at this request."""
+        CAUSE_MOVED: Failed._Cause.ValueType  # 6
+        """The replica is leaving and hands the request back unfinished: go on elsewhere."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper): ...
     CAUSE_UNSPECIFIED: Failed.Cause.ValueType  # 0
@@ -350,6 +362,8 @@ class Failed(_message.Message):
     CAUSE_CANCELLED: Failed.Cause.ValueType  # 4
     CAUSE_INTERNAL: Failed.Cause.ValueType  # 5
     """The engine failed at this request."""
+    CAUSE_MOVED: Failed.Cause.ValueType  # 6
+    """The replica is leaving and hands the request back unfinished: go on elsewhere."""
 
     CAUSE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -391,6 +405,7 @@ class Load(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DECODE_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_SEQUENCES_FIELD_NUMBER: _builtins.int
     running_sequences: _builtins.int
     waiting_requests: _builtins.int
     queued_prefill_tokens: _builtins.int
@@ -402,6 +417,8 @@ class Load(_message.Message):
     decode_tokens_per_s: _builtins.float
     draining: _builtins.bool
     """Takes no new requests."""
+    max_running_sequences: _builtins.int
+    """Sequences that may run at a time."""
     def __init__(
         self,
         *,
@@ -413,10 +430,11 @@ class Load(_message.Message):
         prefill_tokens_per_s: _builtins.float = ...,
         decode_tokens_per_s: _builtins.float = ...,
         draining: _builtins.bool = ...,
+        max_running_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "free_blocks", b"free_blocks", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queued_prefill_tokens", b"queued_prefill_tokens", "running_sequences", b"running_sequences", "total_blocks", b"total_blocks", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "free_blocks", b"free_blocks", "max_running_sequences", b"max_running_sequences", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queued_prefill_tokens", b"queued_prefill_tokens", "running_sequences", b"running_sequences", "total_blocks", b"total_blocks", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
