@@ -18,7 +18,8 @@ from cluster.ray_node import HeadUnreachableError, JoinError, NodeReport, NodeSp
 
 _CONNECT_TIMEOUT_S = 3.0
 _CALL_TIMEOUT_S = 2.0
-_CARD_TIMEOUT_S = 10.0
+_CARD_TIMEOUT_S = 60.0
+"""A head answers before it has written its card."""
 _POLL_S = 0.5
 _MIGRATION_S = 10.0
 """How long a machine that leaves waits for others to take up its replicas."""
@@ -76,24 +77,24 @@ class _Node:
     def _why_lost(self) -> str:
         if dead := [kind for kind, _ in self._ray.dead_processes()]:
             return f"Ray's {dead[0]} has ended"
-        if not self._is_head and not self._counts_as_alive():
-            return "the head had lost sight of this machine, and given it up"
-        return ""
+        return "" if self._is_head else self._why_given_up()
 
-    def _counts_as_alive(self) -> bool:
-        """Whether the head still has this machine; so it is taken to be while nobody can be asked.
+    def _why_given_up(self) -> str:
+        """Why the head no longer has this machine; empty if it has, or if nobody can be asked.
 
         Ray's own processes go on without end when they are given up for a while.
         """
         from ray import NodeID  # noqa: PLC0415 - not before the environment of Ray is known
-        from ray.exceptions import RpcError  # noqa: PLC0415
+        from ray.exceptions import AuthenticationError, RpcError  # noqa: PLC0415
 
         node_id = NodeID.from_hex(self._ray.node_id)
         try:
             [alive] = self._ray.get_gcs_client().check_alive([node_id], timeout=_CALL_TIMEOUT_S)
+        except AuthenticationError:
+            return "another head has taken the place of the one that was joined"
         except RpcError:
-            return True
-        return bool(alive)
+            return ""
+        return "" if alive else "the head had lost sight of this machine, and given it up"
 
     def _drain(self) -> None:
         """Have replicas started elsewhere and those of this machine finish, as far as time allows.
@@ -101,13 +102,13 @@ class _Node:
         Ray ends its process here when nothing is left to run.
         """
         from ray.core.generated import autoscaler_pb2  # noqa: PLC0415
-        from ray.exceptions import RpcError  # noqa: PLC0415
+        from ray.exceptions import AuthenticationError, RpcError  # noqa: PLC0415
 
         # Serve stops replicas so long before the end that they can finish.
         allowed_s = _MIGRATION_S + self._drain_timeout_s + _STOP_MARGIN_S
         end = time.time() + allowed_s
         # Who cannot be told will see it.
-        with suppress(RpcError):
+        with suppress(AuthenticationError, RpcError):
             self._ray.get_gcs_client().drain_node(
                 self._ray.node_id,
                 autoscaler_pb2.DrainNodeReason.Value(  # type: ignore[attr-defined]

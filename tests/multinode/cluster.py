@@ -3,11 +3,15 @@
 import json
 import shlex
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.cluster_card import versions_here
 from tests.e2e.cluster import TRUNKLINE
 from tests.e2e.patience import PATIENCE_S, wait_until
 from tests.e2e.served_cluster import ServedCluster
@@ -91,6 +95,25 @@ def failure(host: Host, *arguments: str, environment: dict[str, str]) -> tuple[i
     """The exit code of a command that is to end by itself, and what it prints."""
     command = Command(host, *arguments, environment=environment)
     return command.wait_end(), command.said
+
+
+@contextmanager
+def other_version(head: HeadCommand, address: str, token: dict[str, str]) -> Iterator[None]:
+    """The cluster at `address` is one of another version of Trunkline, as its card has it."""
+    command = [sys.executable, "-m", "tests.multinode.card_version", address]
+
+    def claim(version: str) -> None:
+        output = head.host.directory / "card"
+        process = head.host.start([*command, version], output, token)
+        assert process.wait(PATIENCE_S) == 0, output.with_suffix(".err").read_text()
+        output.unlink()
+        output.with_suffix(".err").unlink()
+
+    claim("0.0.1")
+    try:
+        yield
+    finally:
+        claim(versions_here().trunkline)
 
 
 def leaders(host: Host) -> list[psutil.Process]:

@@ -158,8 +158,10 @@ def _remove_stale() -> None:
     for name in namespaces + [link.rstrip(":").partition("@")[0] for link in links]:
         pid = name.partition("-")[0].removeprefix(_PREFIX)
         if name.startswith(_PREFIX) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            for process in _processes(name) if name in namespaces else []:
-                process.kill()
+            # The run may have been killed when the namespace was half made or half removed.
+            with suppress(subprocess.CalledProcessError, psutil.NoSuchProcess):
+                for process in _processes(name) if name in namespaces else []:
+                    process.kill()
             _remove(name)
 
 

@@ -6,12 +6,13 @@ head; two are wanted.
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.patience import eventually
 from tests.e2e.settings import ENGINE
-from tests.multinode.cluster import HeadCommand, TwoHosts, failure, leaders
+from tests.multinode.cluster import HeadCommand, TwoHosts, failure, leaders, other_version
 from tests.multinode.hosts import Host
 from tests.multinode.traffic import NUM_CLIENTS, traffic
 
@@ -40,6 +41,12 @@ def test_who_may_not_join_is_told_why(cluster: TwoHosts) -> None:
 
     wrong = failure(second, "node", "--join", address, environment=token)
     assert wrong == (1, f"trunkline: {address}: the token is not the one of its cluster\n")
+
+    right = {"TRUNKLINE_JOIN_TOKEN": Path(cluster.join_arguments[4]).read_text().strip()}
+    with other_version(cluster.head, address, right):
+        code, said = failure(second, *cluster.join_arguments, environment={})
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith(f"trunkline: {address} runs Trunkline 0.0.1 ")
     assert cluster.head.process.poll() is None
 
 
