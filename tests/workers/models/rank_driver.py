@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tests.golden.models import VOCAB_SIZE
 from tests.workers.parallel.thread_group import run_ranks
 from workers.layers.attention import AttentionMetadata
 from workers.layers.kv_cache import KVCache
@@ -16,6 +17,21 @@ from workers.models.recorder import Recorder
 from workers.parallel.group import Ranks
 from workers.parallel.layout import ParallelLayout
 
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,  # a prime: ranks' parts differ
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.15,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Of the models that are divided."""
 BLOCK_SIZE = 4
 TABLES = [[7, 2, 9, 4, 11, 1, 8, 12, 13], [3, 10, 5, 6]]
 CHUNKS = ((21, 6), (1, 1), (5, 2), (1, 1), (1, 1))
@@ -37,6 +53,12 @@ class _Step(NamedTuple):
     token_ids: torch.Tensor
     positions: torch.Tensor
     attention: AttentionMetadata
+
+
+def assert_same(found: Fed, expected: Fed) -> None:
+    """Up to the rounding of sums in another order."""
+    torch.testing.assert_close(found.hidden, expected.hidden, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
 def feed(

@@ -9,8 +9,7 @@ import torch
 from transformers import MixtralConfig
 
 from tests.golden.models import Case, save_random
-from tests.workers.models.rank_driver import Fed, RankDriver, feed
-from tests.workers.models.test_expert_shares import SIZES
+from tests.workers.models.rank_driver import SIZES, Fed, RankDriver, feed
 from tests.workers.parallel.thread_group import run_ranks
 from workers.kernels.library import load_library
 from workers.layers.expert_placement import EMPTY

@@ -1,7 +1,6 @@
 """Ranks that share out experts compute together what one rank computes alone."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import pytest
 import torch
 from transformers import MixtralConfig, PretrainedConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
-from tests.golden.models import VOCAB_SIZE, Case, save_random
-from tests.workers.models.rank_driver import CHUNKS, Fed, RankDriver, feed
+from tests.workers.models.rank_driver import CHUNKS, Fed, RankDriver, assert_same, feed
 from tests.workers.parallel.thread_group import make_ranks, run_ranks
 from workers.kernels.library import load_library
 from workers.layers.expert_exchange import AllRows, Dispatch
@@ -22,20 +20,6 @@ from workers.parallel.group import Ranks, solo_ranks
 from workers.parallel.layout import ParallelLayout
 from workers.quantization.plan import QuantizationPlan
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 96,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.15,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 QWEN = {"moe_intermediate_size": 64, "norm_topk_prob": True, "mlp_only_layers": [1]}
 KINDS: dict[str, tuple[Callable[..., PretrainedConfig], dict[str, Any]]] = {
     "mixtral": (MixtralConfig, {"num_local_experts": 8, "num_experts_per_tok": 1}),
@@ -54,29 +38,6 @@ LAYOUTS = {
     "ep2-pp2": ParallelLayout(expert=2, pipeline=2),
 }
 NUM_TOKENS = sum(map(sum, CHUNKS))
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    @cache
-    def saved(kind: str) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        config, changes = KINDS[kind]
-        save_random(Case(kind, lambda: config(**(SIZES | changes))), folder)
-        return folder
-
-    return saved
-
-
-@pytest.fixture(scope="module")
-def alone(model_dir: Callable[[str], Path]) -> Callable[[str], Fed]:
-    return cache(lambda kind: feed(model_dir(kind)))
-
-
-def assert_same(found: Fed, expected: Fed) -> None:
-    """Up to the rounding of sums in another order."""
-    torch.testing.assert_close(found.hidden, expected.hidden, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
 def sparse_layers(model: CausalLM) -> list[SparseMlp]:

@@ -1,7 +1,6 @@
 """Ranks that each load their share of a model compute together what one rank computes alone."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.golden.models import VOCAB_SIZE, Case, save_random
-from tests.workers.models.rank_driver import CHUNKS, Fed, RankDriver, feed
+from tests.workers.models.rank_driver import CHUNKS, Fed, RankDriver, assert_same, feed
 from tests.workers.parallel.thread_group import make_ranks, run_ranks
 from workers.kernels.cpu_collectives import CpuCollectives
 from workers.kernels.library import load_library
@@ -30,20 +28,6 @@ from workers.parallel.segment import Segment
 from workers.parallel.shared_group import SharedMemoryGroup
 from workers.quantization.plan import QuantizationPlan
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,  # a prime: ranks' parts differ
-    "hidden_size": 96,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.15,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 KINDS: dict[str, tuple[Callable[..., PretrainedConfig], dict[str, Any]]] = {
     "llama-tied": (LlamaConfig, {"tie_word_embeddings": True}),
     "llama-bias": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
@@ -61,29 +45,6 @@ LAYOUTS = {
     "pp3": ParallelLayout(pipeline=3),
     "tp2-pp2": ParallelLayout(tensor=2, pipeline=2),
 }
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    @cache
-    def saved(kind: str) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        config, changes = KINDS[kind]
-        save_random(Case(kind, lambda: config(**(SIZES | changes))), folder)
-        return folder
-
-    return saved
-
-
-@pytest.fixture(scope="module")
-def alone(model_dir: Callable[[str], Path]) -> Callable[[str], Fed]:
-    return cache(lambda kind: feed(model_dir(kind)))
-
-
-def assert_same(found: Fed, expected: Fed) -> None:
-    """Up to the rounding of sums in another order."""
-    torch.testing.assert_close(found.hidden, expected.hidden, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
