@@ -34,7 +34,7 @@ class Bookkeeper:
             if not group.is_started:
                 group.is_started = True
                 group.started = Started(group.cached_prompt_tokens, now - group.arrived_at)
-                self._stats.prompt_tokens += sequence.num_prompt
+                self._stats.prompt_tokens += len(group.request.prompt_token_ids)
                 self._stats.hit_tokens += group.cached_prompt_tokens
             if sequence not in result.failed:
                 sequence.num_computed = chunk.end
@@ -54,7 +54,7 @@ class Bookkeeper:
         """The end of a sample in mid-air, and of those that were still to be forked from it."""
         group = sequence.group
         last = self._end(sequence, reason, [], error)
-        unborn = () if group.is_forked else range(1, group.request.params.n)
+        unborn = () if group.is_forked else group.request.sample_indices[1:]
         return [*(replace(last, index=index, request_done=False) for index in unborn), last]
 
     def _end(
@@ -65,7 +65,7 @@ class Bookkeeper:
         self._scheduler.remove(sequence)
         if reason is FinishReason.STOP:
             self._scheduler.output_length.observe(sequence.num_output)
-        output = SampleOutput(group.request.request_id, sequence.index, token_ids)
+        output = _output(sequence, token_ids)
         output.finish_reason = reason
         output.error = error
         output.request_done = not group.live
@@ -92,7 +92,7 @@ class Bookkeeper:
         elif sequence.num_output >= group.max_output:
             output = self._end(sequence, FinishReason.LENGTH, [token_id])
         else:
-            output = SampleOutput(group.request.request_id, sequence.index, [token_id])
+            output = _output(sequence, [token_id])
         if sample.logprob is not None:
             output.logprobs = [sample.logprob]
         output.prompt_logprobs, group.prompt_logprobs = group.prompt_logprobs, []
@@ -110,3 +110,9 @@ class Bookkeeper:
         outputs = self.cut_off(sequence, FinishReason.ERROR, error)
         self._stats.failed_samples += len(outputs)
         return outputs
+
+
+def _output(sequence: Sequence, token_ids: list[int]) -> SampleOutput:
+    """New tokens of a sample, which it has already."""
+    position = sequence.num_output - len(token_ids)
+    return SampleOutput(sequence.group.request.request_id, sequence.index, token_ids, position)

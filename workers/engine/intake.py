@@ -9,6 +9,9 @@ from workers.engine.request import Request
 from workers.engine.sampling_params import SamplingParams
 from workers.models.config import ModelConfig
 
+_LAST_INDEX = 2**31 - 1
+"""What draws have room for, and more than any request has samples."""
+
 
 class Intake:
     """Refuses requests that could never be served; what passes can be, given time."""
@@ -34,10 +37,31 @@ class Intake:
         self._check_choice(params)
         if params.n > self._max_num_seqs:
             raise invalid("n", params.n, f"at most {self._max_num_seqs} samples at a time")
-        return self._output_room(request)
+        self._check_generated(request)
+        max_output = self._output_room(request)
+        if request.num_generated >= max_output:
+            accepted = f"fewer than the {max_output} tokens that a sample may have"
+            raise invalid("num_generated", request.num_generated, accepted)
+        return max_output
+
+    def _check_generated(self, request: Request) -> None:
+        """A request that goes on here is one sample's, and its prompt is not scored again."""
+        num_generated, params = request.num_generated, request.params
+        if not 0 <= request.first_index <= _LAST_INDEX:
+            raise invalid("first_index", request.first_index, f"an index up to {_LAST_INDEX}")
+        if not num_generated:
+            return
+        if not 0 < num_generated < len(request.prompt_token_ids):
+            accepted = f"fewer than the {len(request.prompt_token_ids)} tokens that were sent"
+            raise invalid("num_generated", num_generated, accepted)
+        if params.n != 1:
+            raise invalid("n", params.n, "1 sample where tokens have been generated")
+        if params.prompt_top_logprobs is not None:
+            accepted = "nothing where tokens have been generated"
+            raise invalid("prompt_top_logprobs", params.prompt_top_logprobs, accepted)
 
     def _output_room(self, request: Request) -> int:
-        num_prompt = len(request.prompt_token_ids)
+        num_prompt = len(request.prompt_token_ids) - request.num_generated
         limit = self._max_model_len
         room = limit - num_prompt
         if not num_prompt or room < 1:

@@ -196,4 +196,4 @@ def _sample_indices(sequence: Sequence) -> range:
     group = sequence.group
     if group.is_forked:
         return range(sequence.index, sequence.index + 1)
-    return range(group.request.params.n)
+    return group.request.sample_indices

@@ -20,6 +20,16 @@ class Request:
     """On time.monotonic(); the request ends with FinishReason.DEADLINE when it passes."""
     cache_salt: bytes = b""
     """Mixed into the block hashes, so that tenants do not share prefixes."""
+    num_generated: int = 0
+    """How many of the last prompt tokens the sample has brought forth elsewhere; they count as
+    output."""
+    first_index: int = 0
+    """Index of the first sample."""
+
+    @property
+    def sample_indices(self) -> range:
+        """The indices of its samples."""
+        return range(self.first_index, self.first_index + self.params.n)
 
 
 class FinishReason(Enum):
@@ -58,6 +68,8 @@ class SampleOutput:
     request_id: str
     index: int
     token_ids: list[int]
+    position: int = 0
+    """Tokens of the sample before these."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None

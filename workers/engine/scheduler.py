@@ -65,7 +65,7 @@ class Scheduler:
 
     def add(self, group: RequestGroup) -> None:
         """Queue a request; its first sample will read the prompt."""
-        sequence = Sequence(group, 0)
+        sequence = Sequence(group, group.request.first_index)
         group.live.append(sequence)
         self._wait(sequence)
 
@@ -146,7 +146,7 @@ class Scheduler:
             self.blocks.release(sequence)
             return False
         forecast.add(futures)
-        if not sequence.num_output:
+        if not group.is_started:
             group.cached_prompt_tokens = sequence.num_computed
         heapq.heappop(self._waiting)
         self._waiting_tokens -= len(sequence.token_ids)

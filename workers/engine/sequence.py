@@ -35,7 +35,7 @@ class Sequence:
         self.group = group
         self.index = index
         self.token_ids = list(group.request.prompt_token_ids)
-        self.num_prompt = len(self.token_ids)
+        self.num_prompt = len(self.token_ids) - group.request.num_generated
         """Tokens that the client sent."""
         self.num_computed = 0
         self.num_scheduled = 0
@@ -51,7 +51,7 @@ class Sequence:
 
     @property
     def num_output(self) -> int:
-        """Tokens that were sampled."""
+        """Tokens that were sampled, here or before the request came here."""
         return len(self.token_ids) - self.num_prompt
 
     @property

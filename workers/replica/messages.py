@@ -37,6 +37,8 @@ def to_request(submit: internal.Submit, engine_id: str) -> Request:
         priority=submit.priority,
         deadline=monotonic() + submit.timeout_s if submit.timeout_s > 0 else None,
         cache_salt=submit.cache_salt,
+        num_generated=submit.num_generated,
+        first_index=submit.first_index,
     )
 
 
@@ -46,6 +48,7 @@ def to_output(output: SampleOutput, handle: int) -> internal.SampleOutput:
         handle=handle,
         index=output.index,
         token_ids=output.token_ids,
+        position=output.position,
         finish_reason=_FINISH_REASONS.get(output.finish_reason, public.FINISH_REASON_UNSPECIFIED),
         stop_token_id=output.stop_token_id,
     )

@@ -73,7 +73,7 @@ class FakeEngine:
             raise invalid("prompt", "0 tokens", "at least one token")
         if len(self.running) >= self.max_waiting:
             raise RequestError(Reason.QUEUE_FULL, "full")
-        self.running[request.request_id] = Running(request)
+        self.running[request.request_id] = Running(request, request.num_generated)
 
     def cancel(self, request_id: str) -> None:
         if self.running.pop(request_id, None):
@@ -122,8 +122,9 @@ class FakeEngine:
                 request.request_id,
                 index,
                 [(first + running.num_output) % 1000],
+                running.num_output - 1,
                 finish_reason=FinishReason.LENGTH if done else None,
-                request_done=done and index == request.params.n - 1,
+                request_done=done and index == request.sample_indices[-1],
             )
-            for index in range(request.params.n)
+            for index in request.sample_indices
         ]

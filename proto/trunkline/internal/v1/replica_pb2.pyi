@@ -218,11 +218,14 @@ class SampleOutput(_message.Message):
     STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     index: _builtins.int
     finish_reason: _inference_pb2.FinishReason.ValueType
     stop_token_id: _builtins.int
     """The token id that ended the sample, if one did."""
+    position: _builtins.int
+    """Tokens of the sample before these, those from other replicas included."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -248,10 +251,11 @@ class SampleOutput(_message.Message):
         stop_token_id: _builtins.int | None = ...,
         prompt_logprobs: _abc.Iterable[_inference_pb2.TokenLogprob] | None = ...,
         started: Global___Started | None = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "started", b"started", "stop_token_id", b"stop_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "started", b"started", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "started", b"started", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_token_id: _TypeAlias = _typing.Literal["stop_token_id"]  # noqa: Y015
     _WhichOneofArgType__stop_token_id: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id"]  # noqa: Y015
