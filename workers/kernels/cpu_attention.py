@@ -169,25 +169,48 @@ class CpuAttention:
         num_heads, _, head_dim = self._heads
         check_cache(self._heads, qkv, keys, values, key_scales, value_scales)
         check_tensor("out", out, qkv.dtype, (qkv.shape[0], num_heads * head_dim))
-        args = AttendStruct(
-            ctypes.addressof(batch.struct),
-            qkv.data_ptr(),
-            out.data_ptr(),
-            None,
-            keys.data_ptr(),
-            values.data_ptr(),
-            pointer(key_scales),
-            pointer(value_scales),
-            qkv.shape[0],
-            *self._heads,
-            keys.shape[1],
-            NO_WINDOW if window is None else window,
-            scale,
-            dtype_code(qkv.dtype),
-            dtype_code(keys.dtype),
-            self._row_by_row,
+        args = attend_struct(
+            *(self._heads, batch, qkv, keys, values, key_scales, value_scales),
+            window=window,
+            scale=scale,
+            row_by_row=self._row_by_row,
         )
+        args.out = out.data_ptr()
         self._attend(args, batch, qkv, out, keys, values, key_scales, value_scales)
+
+
+def attend_struct(
+    heads: tuple[int, int, int],
+    batch: CpuBatch,
+    qkv: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
+    *,
+    window: int | None,
+    scale: float,
+    row_by_row: bool,
+) -> AttendStruct:
+    """The arguments of CpuAttention.attend for the kernel, but for where results go."""
+    return AttendStruct(
+        ctypes.addressof(batch.struct),
+        qkv.data_ptr(),
+        None,
+        None,
+        keys.data_ptr(),
+        values.data_ptr(),
+        pointer(key_scales),
+        pointer(value_scales),
+        qkv.shape[0],
+        *heads,
+        keys.shape[1],
+        NO_WINDOW if window is None else window,
+        scale,
+        dtype_code(qkv.dtype),
+        dtype_code(keys.dtype),
+        row_by_row,
+    )
 
 
 def check_cache(

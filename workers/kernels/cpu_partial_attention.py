@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 from workers.kernels.arguments import check_tensor
-from workers.kernels.cpu_attention import NO_WINDOW, AttendStruct, check_cache, pointer
+from workers.kernels.cpu_attention import AttendStruct, attend_struct, check_cache, pointer
 from workers.kernels.cpu_batch import CpuBatch
 from workers.kernels.library import Library, dtype_code
 
@@ -155,24 +155,13 @@ class CpuPartialAttention:
         """
         check_cache(self._heads, qkv, keys, values, key_scales, value_scales)
         check_tensor("out", out, torch.float32, (qkv.shape[0], self.partial_width))
-        args = AttendStruct(
-            ctypes.addressof(batch.struct),
-            qkv.data_ptr(),
-            None,
-            out.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            pointer(key_scales),
-            pointer(value_scales),
-            qkv.shape[0],
-            *self._heads,
-            keys.shape[1],
-            NO_WINDOW if window is None else window,
-            scale,
-            dtype_code(qkv.dtype),
-            dtype_code(keys.dtype),
-            False,
+        args = attend_struct(
+            *(self._heads, batch, qkv, keys, values, key_scales, value_scales),
+            window=window,
+            scale=scale,
+            row_by_row=False,
         )
+        args.partial = out.data_ptr()
         self._attend(args, batch, qkv, out, keys, values, key_scales, value_scales)
 
     def merge(self, parts: torch.Tensor, out: torch.Tensor) -> None:
