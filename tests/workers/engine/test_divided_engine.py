@@ -4,18 +4,16 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
-from cluster.settings import EngineSettings
-from tests.golden.models import CASES, VOCAB_SIZE, save_random
+from tests.golden.models import VOCAB_SIZE
+from tests.workers.engine.divided_model import BLOCK, engine_settings, save_case
 from tests.workers.engine.forked_ranks import ForkedRanks
 from tests.workers.engine.test_engine_mix import WISHES, Wish, run, samples
 from tests.workers.engine.thread_gang import with_ranks
@@ -26,7 +24,6 @@ from workers.engine.sampling_params import SamplingParams
 from workers.layers.kv_cache import KVCache
 from workers.models.config import ModelConfig
 
-BLOCK = 8
 BAD = 9
 """A token whose embedding is not a number."""
 LAYOUTS = [{"tensor": 2}, {"pipeline": 2}, {"pipeline": 3}, {"tensor": 2, "pipeline": 2}]
@@ -66,25 +63,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(case_id: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (case,) = [case for case in CASES if case.id == case_id]
-    path = tmp_path_factory.mktemp(case_id)
-    save_random(case, path)
-    Tokenizer(WordLevel({"a": 0})).save(str(path / "tokenizer.json"))
+    path = save_case(case_id, tmp_path_factory.mktemp(case_id))
     tensors = load_file(path / "model.safetensors")
     tensors["model.embed_tokens.weight"][BAD] = torch.nan
     save_file(tensors, path / "model.safetensors")
     return path
-
-
-def engine_settings(**changes: Any) -> EngineSettings:
-    fields = {
-        "dtype": "float32",
-        "block_size": BLOCK,
-        "num_threads": 1,
-        "kv_cache_bytes": 2**22,
-        "max_num_batched_tokens": 32,
-    }
-    return EngineSettings.model_validate(fields | changes)
 
 
 class Answer(NamedTuple):

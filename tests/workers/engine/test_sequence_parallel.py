@@ -1,15 +1,11 @@
 """Ranks that divide rows and KV blocks among them: an engine answers as one rank alone does."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
-from cluster.settings import EngineSettings
-from tests.golden.models import CASES, save_random
+from tests.workers.engine.divided_model import BLOCK, engine_settings, save_case
 from tests.workers.engine.forked_ranks import ForkedRanks
 from tests.workers.engine.thread_gang import with_ranks
 from workers.engine.engine import Engine
@@ -19,7 +15,6 @@ from workers.engine.sampling_params import SamplingParams
 from workers.layers.kv_cache import KVCache
 from workers.models.config import ModelConfig
 
-BLOCK = 8
 PROMPT = [5, 6, 7, 8, 9] * 20
 GREEDY = SamplingParams(max_tokens=12, ignore_eos=True, top_logprobs=0)
 REQUESTS = [
@@ -48,22 +43,7 @@ def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(case_id: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (case,) = [case for case in CASES if case.id == case_id]
-    path = tmp_path_factory.mktemp(case_id)
-    save_random(case, path)
-    Tokenizer(WordLevel({"a": 0})).save(str(path / "tokenizer.json"))
-    return path
-
-
-def settings(**changes: Any) -> EngineSettings:
-    fields = {
-        "dtype": "float32",
-        "block_size": BLOCK,
-        "num_threads": 1,
-        "kv_cache_bytes": 2**22,
-        "max_num_batched_tokens": 32,
-    }
-    return EngineSettings.model_validate(fields | changes)
+    return save_case(case_id, tmp_path_factory.mktemp(case_id))
 
 
 Answer = dict[tuple[str, int], list[SampleOutput]]
@@ -106,8 +86,8 @@ def logprobs(outputs: list[SampleOutput]) -> torch.Tensor:
 @pytest.mark.parametrize(("attention", "size"), [("native", 3), ("sdpa", 2)])
 def test_ranks_answer_as_one_does(folder: Path, attention: str, size: int) -> None:
     """Long prompts in chunks, forks, copies of blocks, prompt log-probabilities, windows."""
-    expected = answer(Engine(folder, settings(attention=attention)))
-    divided = settings(attention=attention, parallel={"sequence": size})
+    expected = answer(Engine(folder, engine_settings(attention=attention)))
+    divided = engine_settings(attention=attention, parallel={"sequence": size})
     check_same(with_ranks(folder, divided, answer), expected)
 
 
@@ -121,20 +101,20 @@ def test_ranks_answer_as_one_does(folder: Path, attention: str, size: int) -> No
     ids=str,
 )
 def test_with_parts_of_matrices_and_stages(llama: Path, parallel: dict[str, int]) -> None:
-    expected = answer(Engine(llama, settings()))
-    check_same(with_ranks(llama, settings(parallel=parallel), answer), expected)
+    expected = answer(Engine(llama, engine_settings()))
+    check_same(with_ranks(llama, engine_settings(parallel=parallel), answer), expected)
 
 
 @pytest.mark.parametrize("parallel", [{"sequence": 2}, {"sequence": 2, "expert": 2}], ids=str)
 def test_with_experts(mixtral: Path, parallel: dict[str, int]) -> None:
-    expected = answer(Engine(mixtral, settings()))
-    check_same(with_ranks(mixtral, settings(parallel=parallel), answer), expected)
+    expected = answer(Engine(mixtral, engine_settings()))
+    check_same(with_ranks(mixtral, engine_settings(parallel=parallel), answer), expected)
 
 
 def test_an_int8_cache(llama: Path) -> None:
     changes = {"kv_cache_dtype": "int8"}
-    expected = answer(Engine(llama, settings(**changes)))
-    found = with_ranks(llama, settings(parallel={"sequence": 2}, **changes), answer)
+    expected = answer(Engine(llama, engine_settings(**changes)))
+    found = with_ranks(llama, engine_settings(parallel={"sequence": 2}, **changes), answer)
     # A rounding difference before int8 may move an element by a whole step.
     check_same(found, expected, atol=5e-2)
 
@@ -154,15 +134,17 @@ def test_ranks_hold_that_many_times_the_blocks_of_one(llama: Path) -> None:
             found += engine.step()
         return tokens(found)
 
-    divided = settings(kv_cache_bytes=size, parallel={"sequence": 2})
+    divided = engine_settings(kv_cache_bytes=size, parallel={"sequence": 2})
     found = with_ranks(llama, divided, body)
-    assert found == tokens(answer(Engine(llama, settings()))["long", 0])
+    assert found == tokens(answer(Engine(llama, engine_settings()))["long", 0])
 
 
 def test_processes_that_share_memory(llama: Path, tmp_path: Path) -> None:
     """Kernels do all there, the exchange included, so steps are recorded and played."""
-    expected = answer(Engine(llama, settings()))
-    engine = start_engine(llama, settings(parallel={"sequence": 2}), lambda: ForkedRanks(tmp_path))
+    expected = answer(Engine(llama, engine_settings()))
+    engine = start_engine(
+        llama, engine_settings(parallel={"sequence": 2}), lambda: ForkedRanks(tmp_path)
+    )
     try:
         assert engine.model.is_native
         check_same(answer(engine), expected)
@@ -171,7 +153,7 @@ def test_processes_that_share_memory(llama: Path, tmp_path: Path) -> None:
 
 
 def test_determinism_is_refused(llama: Path) -> None:
-    divided = settings(deterministic=True, parallel={"sequence": 2})
+    divided = engine_settings(deterministic=True, parallel={"sequence": 2})
     with pytest.raises(
         ValueError, match=r"engine\.deterministic: got engine\.parallel\.sequence 2"
     ):
