@@ -62,7 +62,7 @@ def connect_rank(
         settings: Of the rank.
         nodes: The address of each rank's machine.
         rank: This one.
-        device: Which of its machine's GPUs it takes, where it computes on one.
+        device: Which of its machine's GPUs it takes, where it computes on one and sees several.
         store: The gang's.
         check: Called again and again while others are waited for.
 
@@ -70,7 +70,8 @@ def connect_rank(
     """
     where = device_of(settings)
     if where.type == "cuda":
-        where = torch.device("cuda", device)
+        # Whoever starts its processes may have given each a GPU and hidden the others.
+        where = torch.device("cuda", device if torch.cuda.device_count() > 1 else 0)
         torch.cuda.set_device(where)
     meeting = Meeting(
         layout=ParallelLayout(**settings.parallel.model_dump()),

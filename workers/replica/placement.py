@@ -1,5 +1,6 @@
 """Where the ranks of replicas go on a Ray cluster, and what is missing where they do not fit."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
@@ -22,12 +23,21 @@ class Node(NamedTuple):
     """A machine of the cluster, as Ray sees it."""
 
     address: str
-    cpus: float
-    free_cpus: float
+    resources: Bundle
+    free: Bundle
     labels: dict[str, str]
 
-    def __str__(self) -> str:
-        return f"{self.address} ({self.free_cpus:g} of {self.cpus:g} CPUs free)"
+    def has(self, bundle: Bundle) -> bool:
+        """Whether it is large enough, were it empty."""
+        return all(self.resources.get(kind, 0.0) >= amount for kind, amount in bundle.items())
+
+    def describe(self, kinds: Iterable[str]) -> str:
+        """It, and what is free there of these kinds of resources."""
+        free = (
+            f"{self.free.get(kind, 0.0):g} of {self.resources.get(kind, 0.0):g} {kind}s free"
+            for kind in kinds
+        )
+        return f"{self.address} ({', '.join(free)})"
 
 
 def live_nodes() -> list[Node]:
@@ -36,13 +46,34 @@ def live_nodes() -> list[Node]:
     return [
         Node(
             node["NodeManagerAddress"],
-            node["Resources"].get("CPU", 0.0),
-            free.get(node["NodeID"], {}).get("CPU", 0.0),
+            node["Resources"],
+            free.get(node["NodeID"], {}),
             node["Labels"],
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
+
+
+def with_device(settings: Settings, nodes: list[Node]) -> Settings:
+    """With the device of all ranks named: GPUs, if none is asked for and there are any."""
+    if settings.engine.device != "auto":
+        return settings
+    found = any(node.has({"GPU": 1.0}) for node in _allowed(nodes, settings.replica))
+    engine = settings.engine.model_copy(update={"device": "cuda" if found else "cpu"})
+    return settings.model_copy(update={"engine": engine})
+
+
+def resources_of_rank(settings: Settings) -> Bundle:
+    """What each rank reserves. Ray shows a process the GPU that it reserves, and no other."""
+    cpus = {"CPU": settings.replica.num_cpus}
+    return cpus | {"GPU": 1.0} if settings.engine.device == "cuda" else cpus
+
+
+def actor_options(settings: Settings) -> dict[str, float]:
+    """The same, as Ray's actors are told."""
+    reserved = resources_of_rank(settings)
+    return {"num_cpus": reserved["CPU"], "num_gpus": reserved.get("GPU", 0.0)}
 
 
 def bundles_of(settings: Settings, nodes: list[Node]) -> list[Bundle]:
@@ -51,11 +82,11 @@ def bundles_of(settings: Settings, nodes: list[Node]) -> list[Bundle]:
     Ranks of a stage exchange the most, so one node holds them all, unless no node is large enough;
     then each rank has a bundle of its own.
     """
-    layout, each = layout_of(settings), settings.replica.num_cpus
-    stage = each * layout.stage_size
-    if any(node.cpus >= stage for node in _allowed(nodes, settings.replica)):
-        return [{"CPU": stage}] * layout.pipeline
-    return [{"CPU": each}] * layout.world_size
+    layout, each = layout_of(settings), resources_of_rank(settings)
+    stage = {kind: amount * layout.stage_size for kind, amount in each.items()}
+    if any(node.has(stage) for node in _allowed(nodes, settings.replica)):
+        return [stage] * layout.pipeline
+    return [each] * layout.world_size
 
 
 def bundle_of(rank: int, layout: ParallelLayout, num_bundles: int) -> int:
@@ -108,11 +139,12 @@ class PlacementWatch:
 
 
 def _shortage(bundles: list[Bundle], replica: ReplicaSettings, nodes: list[Node]) -> str:
-    wanted = ", ".join(f"{bundle.get('CPU', 0.0):g}" for bundle in bundles)
+    kinds = sorted({kind for bundle in bundles for kind in bundle})
+    wanted = ", ".join(" and ".join(f"{b[kind]:g} {kind}s" for kind in kinds) for b in bundles)
     labels = ", ".join(f"{key}={value}" for key, value in replica.node_labels.items())
     where = f" on nodes with {labels}" if labels else ""
-    found = "; ".join(map(str, _allowed(nodes, replica))) or "none"
-    return f"each needs bundles of {wanted} CPUs{where}, and there are {found}"
+    found = "; ".join(node.describe(kinds) for node in _allowed(nodes, replica)) or "none"
+    return f"each needs bundles of {wanted}{where}, and there are {found}"
 
 
 def _allowed(nodes: list[Node], replica: ReplicaSettings) -> list[Node]:

@@ -15,10 +15,12 @@ from workers.replica.deployment import Replica
 from workers.replica.machine import with_shares
 from workers.replica.placement import (
     PlacementWatch,
+    actor_options,
     bundles_of,
     give_up_waiting,
     live_nodes,
     waiting_replicas,
+    with_device,
 )
 
 _APP = "trunkline"
@@ -50,12 +52,13 @@ def deploy(settings: Settings) -> None:
     before the old ones are drained, so that no request fails. To change the number
     alone, `scale`.
     """
-    replica = settings.replica
+    replica, nodes = settings.replica, live_nodes()
+    settings = with_device(settings, nodes)
     deployment = serve.deployment(
         name=_DEPLOYMENT.name,
         num_replicas=replica.count,
-        ray_actor_options={"num_cpus": replica.num_cpus},
-        placement_group_bundles=bundles_of(settings, live_nodes()),
+        ray_actor_options=actor_options(settings),
+        placement_group_bundles=bundles_of(settings, nodes),
         placement_group_strategy="PACK",
         placement_group_bundle_label_selector=[replica.node_labels],
         max_surge_percent=100,

@@ -12,7 +12,7 @@ from cluster.node_host import node_host
 from cluster.settings import Settings
 from workers.engine.launcher import RankNotStarted
 from workers.replica.machine import check_model, layout_of
-from workers.replica.placement import bundle_of
+from workers.replica.placement import actor_options, bundle_of
 
 _GONE_S = 5.0
 """For a killed actor's process to end."""
@@ -45,7 +45,7 @@ class ShardLauncher:
         """Starts the processes. `group` is the one that the leader runs in."""
         self.node = node_host(settings)
         self._settings = settings.model_dump(mode="json")
-        layout, num_cpus = layout_of(settings), settings.replica.num_cpus
+        layout = layout_of(settings)
         self._shards: dict[int, Any] = {}
         self._runs: dict[Any, int] = {}
         for rank in range(1, layout.world_size):
@@ -53,8 +53,10 @@ class ShardLauncher:
                 placement_group=group,
                 placement_group_bundle_index=bundle_of(rank, layout, group.bundle_count),
             )
-            options = {"num_cpus": num_cpus, "scheduling_strategy": strategy}
-            self._shards[rank] = ray.remote(Shard).options(**options).remote()
+            actor = ray.remote(Shard).options(
+                scheduling_strategy=strategy, **actor_options(settings)
+            )
+            self._shards[rank] = actor.remote()
 
     def launch(self, rank: int, address: str, token: str) -> None:
         """See Launcher."""

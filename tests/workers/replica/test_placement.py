@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from cluster.ray_cluster import leave_ray, start_local_ray
 from cluster.settings import ParallelSettings, Settings
 from workers.parallel.layout import ParallelLayout
-from workers.replica.placement import Node, bundle_of, bundles_of, live_nodes, waiting_replicas
+from workers.replica.placement import (
+    Node,
+    actor_options,
+    bundle_of,
+    bundles_of,
+    live_nodes,
+    waiting_replicas,
+    with_device,
+)
 from workers.replica.rollout import deploy, rollout_status, undeploy, watch_placement
 
 NUM_CPUS = 4
@@ -23,8 +31,9 @@ def _settings(**changes: Any) -> Settings:
     return Settings.model_validate({"model": "/model", **changes})
 
 
-def _node(cpus: float, **labels: str) -> Node:
-    return Node("10.0.0.1", cpus, cpus, labels)
+def _node(cpus: float, gpus: float = 0, **labels: str) -> Node:
+    resources = {"CPU": cpus, "GPU": gpus}
+    return Node("10.0.0.1", resources, resources, labels)
 
 
 sizes = st.integers(1, 3)
@@ -58,6 +67,26 @@ def test_only_nodes_with_the_labels_count() -> None:
     assert len(bundles_of(settings, [ours, _node(8, disk="fast", zone="c")])) == 1
 
 
+def test_ranks_reserve_gpus_where_there_are_any() -> None:
+    """One each; on a device that was asked for, whatever the nodes have."""
+    parallel = {"parallel": {"tensor": 2}}
+    with_gpus, without = [_node(8, 2), _node(8)], [_node(8)]
+
+    chosen = with_device(_settings(engine=parallel), with_gpus)
+    assert chosen.engine.device == "cuda"
+    assert bundles_of(chosen, with_gpus) == [{"CPU": 2.0, "GPU": 2.0}]
+    assert bundles_of(chosen, [_node(8, 1)]) == [{"CPU": 1.0, "GPU": 1.0}] * 2
+    assert actor_options(chosen) == {"num_cpus": 1.0, "num_gpus": 1.0}
+
+    assert with_device(_settings(engine=parallel), without).engine.device == "cpu"
+    labelled = _settings(engine=parallel, replica={"node_labels": {"disk": "fast"}})
+    assert with_device(labelled, with_gpus).engine.device == "cpu"
+
+    on_cpus = with_device(_settings(engine=parallel | {"device": "cpu"}), with_gpus)
+    assert bundles_of(on_cpus, with_gpus) == [{"CPU": 2.0}]
+    assert actor_options(on_cpus) == {"num_cpus": 1.0, "num_gpus": 0.0}
+
+
 @pytest.fixture(scope="module")
 def small_ray() -> Iterator[None]:
     """With four CPUs."""
@@ -84,8 +113,8 @@ async def test_a_replica_without_room_is_told_of_and_gives_its_place_back() -> N
         pass
     [node] = live_nodes()
     assert failure == (
-        f"no room for 1: each needs bundles of 2, 2, 2 CPUs, and there are {node.address} "
-        f"({node.free_cpus:g} of {NUM_CPUS} CPUs free)"
+        f"no room for 1: each needs bundles of 2 CPUs, 2 CPUs, 2 CPUs, and there are "
+        f"{node.address} ({node.free['CPU']:g} of {NUM_CPUS} CPUs free)"
     )
     status = await asyncio.to_thread(rollout_status)
     assert not status.running
