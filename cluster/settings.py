@@ -54,6 +54,9 @@ class RouterSettings(Section):
     """Port of the gRPC server; 0 takes a free one."""
     http_port: int = Field(default=8000, ge=0, le=65535)
     """Port of the OpenAI HTTP server; 0 takes a free one."""
+    require_api_key: bool = False
+    """Refuse requests without the API key of a tenant (`trunkline tenant`). Without this, keys are
+    not looked at, and everybody may do everything."""
     policy: Literal["round_robin", "random", "power_of_two", "least_loaded"] = "least_loaded"
     """How a replica is chosen."""
     max_in_flight: PositiveInt = 1024
@@ -72,6 +75,10 @@ class RouterSettings(Section):
     """How long running requests may take after SIGTERM."""
     max_prompt_bytes: PositiveInt = 4 * 1024 * 1024
     """Size of the largest request message accepted."""
+    max_index_blocks: PositiveInt = 2**21
+    """KV blocks, rounded up to a power of two, of which a router knows the replicas that hold them,
+    for each model. Beyond that, those not asked for or stored for longest are forgotten. Up to 28
+    bytes each with 64 replicas, and 8 more with every further 64."""
 
 
 class ParallelSettings(Section):
@@ -118,6 +125,10 @@ class EngineSettings(Section):
     cpu_memory_share: float | None = Field(default=None, gt=0, le=1)
     """That share, on a CPU; without it, what leaves room for this machine's other ranks. In a
     cluster of several machines, half of what goes with the cores that the rank reserves."""
+    host_cache_bytes: int = Field(default=0, ge=0)
+    """Host memory on each rank for blocks that had to leave the KV cache, from which they come back
+    without being computed again. 0 keeps none: on a CPU the KV cache is in host memory itself, and
+    a larger one (kv_cache_bytes) does the same, but for what comes from Redis (redis_cache)."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256

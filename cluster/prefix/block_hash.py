@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 HASH_SIZE_BYTES = 16
-_KEY = b"trunkline block hash v1"
+_KEYED = blake2b(digest_size=HASH_SIZE_BYTES, key=b"trunkline block hash v1")
+"""Copied for each hash: a new keyed state costs more than the hash itself."""
+_TOKEN_SIZE_BYTES = 4
 
 
 def root_hash(
     model_fingerprint: str, block_size: int, *, adapter: str = "", salt: bytes = b""
 ) -> bytes:
     """The hash that the first block of every prompt is chained to (16 bytes)."""
-    hasher = blake2b(digest_size=HASH_SIZE_BYTES, key=_KEY)
+    hasher = _KEYED.copy()
     for part in (model_fingerprint.encode(), adapter.encode(), salt, str(block_size).encode()):
         hasher.update(len(part).to_bytes(8, "little"))
         hasher.update(part)
@@ -30,17 +32,31 @@ def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
 
     Raises OverflowError if a token id is not in [0, 2**32).
     """
-    tokens = array("I", token_ids)
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return blake2b(parent + tokens.tobytes(), digest_size=HASH_SIZE_BYTES, key=_KEY).digest()
+    hasher = _KEYED.copy()
+    hasher.update(parent + _token_bytes(token_ids))
+    return hasher.digest()
 
 
 def block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
-    """The hashes of all full blocks of `token_ids`, in order; a partial last block has none."""
+    """The hashes of all full blocks of `token_ids`, in order; a partial last block has none.
+
+    Raises OverflowError if a token id is not in [0, 2**32).
+    """
+    tokens = _token_bytes(token_ids)
+    length = block_size * _TOKEN_SIZE_BYTES
     hashes = []
-    parent = root
-    for start in range(0, len(token_ids) - block_size + 1, block_size):
-        parent = block_hash(parent, token_ids[start : start + block_size])
+    parent, new = root, _KEYED.copy
+    for start in range(0, len(tokens) - length + 1, length):
+        hasher = new()
+        hasher.update(parent + tokens[start : start + length])
+        parent = hasher.digest()
         hashes.append(parent)
     return hashes
+
+
+def _token_bytes(token_ids: Sequence[int]) -> bytes:
+    """`token_ids` as they are hashed: 32 bits each, little-endian."""
+    tokens = array("I", token_ids)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tobytes()

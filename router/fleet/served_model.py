@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.model_card import ModelCard
+from cluster.prefix.directory import PrefixDirectory
 from router.fleet.replica_set import ReplicaSet
 from router.text.codec import TextCodec
 
@@ -19,3 +20,8 @@ class ServedModel:
     def name(self) -> str:
         """What clients call it."""
         return self.card.name
+
+    @property
+    def prefixes(self) -> PrefixDirectory:
+        """Which of its replicas holds how much of a prompt."""
+        return self.replicas.prefixes

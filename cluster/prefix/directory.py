@@ -1,0 +1,116 @@
+"""Which replica of a model holds how much of a prompt, as far as a router knows."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from cluster.prefix.block_hash import HASH_SIZE_BYTES
+from cluster.prefix.prefix_index import PrefixIndex
+from cluster.prefix.speculation import Speculation
+
+
+class PrefixDirectory:
+    """What replicas have said, and what is expected of them. Replicas go by their member names.
+
+    A `PrefixFollower` keeps it up to date; policies ask it and tell it of what they decide.
+    """
+
+    def __init__(self, max_blocks: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`max_blocks` bounds what is known by replicas' word, rounded up to a power of two."""
+        self._index = PrefixIndex(max_blocks)
+        self._speculation = Speculation(clock)
+        self._slots: dict[str, int] = {}
+        self._members: dict[int, str] = {}
+        self._known: set[str] = set()
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that replicas are known to hold; one that several hold counts once."""
+        return self._index.num_blocks
+
+    @property
+    def num_expected(self) -> int:
+        """Blocks that are expected of replicas, each as often as there are such replicas."""
+        self._speculation.expire()
+        return self._speculation.num_entries
+
+    @property
+    def num_known(self) -> int:
+        """Replicas of which `is_known` holds."""
+        return len(self._known)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the table of blocks."""
+        return self._index.nbytes
+
+    def depths(self, hashes: Sequence[bytes]) -> Mapping[str, int]:
+        """How many of the first of these blocks each replica holds, or is about to hold.
+
+        Replicas that hold none are left out.
+        """
+        held = self._index.depths(b"".join(hashes))
+        depths = {self._members[slot]: depth for slot, depth in held.items()}
+        for member in self._speculation.members:
+            start = depths.get(member, 0)
+            depth = self._speculation.depth(hashes, member, start)
+            if depth > start:
+                depths[member] = depth
+        return depths
+
+    def expect(self, hashes: Sequence[bytes], member: str) -> None:
+        """A prompt with these blocks was sent to the replica, which will hold them all soon.
+
+        Forgotten after two seconds, by when the replica has told what became of it.
+        """
+        slot = self._slots.get(member)
+        held = 0 if slot is None else self._index.depths(b"".join(hashes)).get(slot, 0)
+        self._speculation.expect(hashes[held:], member)
+
+    def is_known(self, member: str) -> bool:
+        """Whether all is known that the replica holds, up to what is on its way here.
+
+        Otherwise there may be too little of it, or what is no more, or only what is expected.
+        """
+        return member in self._known
+
+    def store(self, member: str, hashes: bytes) -> None:
+        """The replica says that it holds these blocks: 16 bytes each, parents before children."""
+        if member not in self._slots:
+            slot = self._index.open_slot()
+            self._slots[member], self._members[slot] = slot, member
+        self._index.store(self._slots[member], hashes)
+        self._settle(member, hashes)
+
+    def remove(self, member: str, hashes: bytes) -> None:
+        """The replica says that it does not hold these blocks any more."""
+        if (slot := self._slots.get(member)) is not None:
+            self._index.remove(slot, hashes)
+        self._settle(member, hashes)
+
+    def clear(self, member: str) -> None:
+        """The replica says that it holds nothing any more."""
+        if (slot := self._slots.get(member)) is not None:
+            self._index.clear(slot)
+        self._speculation.forget(member)
+
+    def trust(self, member: str) -> None:
+        """What is known of the replica is all there is."""
+        self._known.add(member)
+
+    def doubt(self, member: str) -> None:
+        """What is known of the replica may be wrong."""
+        self._known.discard(member)
+
+    def forget(self, member: str) -> None:
+        """The replica is gone."""
+        self.doubt(member)
+        self._speculation.forget(member)
+        if (slot := self._slots.pop(member, None)) is not None:
+            del self._members[slot]
+            self._index.close_slot(slot)
+
+    def _settle(self, member: str, hashes: bytes) -> None:
+        if member in self._speculation.members:
+            size = HASH_SIZE_BYTES
+            blocks = (hashes[i : i + size] for i in range(0, len(hashes), size))
+            self._speculation.settle(blocks, member)
