@@ -7,6 +7,11 @@ class Reason(StrEnum):
     """Stable words for why a request failed; clients see them in ErrorDetail.reason."""
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    AUTH_UNAVAILABLE = "AUTH_UNAVAILABLE"
+    """The key cannot be checked now, which says nothing against it."""
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     NO_REPLICA = "NO_REPLICA"

@@ -21,6 +21,10 @@ _MAX_DETAIL_BYTES = 500
 STATUS_CODES: Final[Mapping[Reason, grpc.StatusCode]] = MappingProxyType(
     {
         Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+        Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+        Reason.AUTH_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+        Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
         Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.NO_REPLICA: grpc.StatusCode.UNAVAILABLE,

@@ -11,6 +11,10 @@ from cluster.errors import Reason, RequestError
 
 _STATUS = {
     Reason.INVALID_ARGUMENT: 400,
+    Reason.UNAUTHENTICATED: 401,
+    Reason.AUTH_UNAVAILABLE: 503,
+    Reason.PERMISSION_DENIED: 403,
+    Reason.QUOTA_EXCEEDED: 429,
     Reason.MODEL_NOT_FOUND: 404,
     Reason.QUEUE_FULL: 429,
     Reason.NO_REPLICA: 503,
@@ -23,12 +27,20 @@ _STATUS = {
 
 _CODES = {
     Reason.INVALID_ARGUMENT: "invalid_value",
+    Reason.UNAUTHENTICATED: "invalid_api_key",
+    Reason.QUOTA_EXCEEDED: "rate_limit_exceeded",
     Reason.QUEUE_FULL: "rate_limit_exceeded",
     Reason.INTERNAL: "internal_error",
 }
 """OpenAI's word where it is not our own in small letters."""
 
-_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+}
 
 _PARAMS = {
     "options.logprobs.prompt_top_logprobs": "prompt_logprobs",
@@ -84,6 +96,8 @@ def request_error_response(error: RequestError) -> Response:
     if error.reason is Reason.DEADLINE_EXCEEDED:
         # The time that the client gave is over; its library would try again by itself.
         headers["x-should-retry"] = "false"
+    if error.reason is Reason.UNAUTHENTICATED:
+        headers["www-authenticate"] = "Bearer"
     return json_response(request_error_content(error), _STATUS[error.reason], headers)
 
 

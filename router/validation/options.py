@@ -5,7 +5,8 @@ import re
 from trunkline.v1 import inference_pb2 as pb
 from trunkline.v1 import sampling_pb2
 
-from cluster.errors import invalid
+from cluster.errors import Reason, RequestError, invalid
+from cluster.tenants import TenantLimits
 from router.validation.checks import check_count, check_range, check_token_ids
 from router.validation.sampling import check_sampling
 
@@ -32,6 +33,19 @@ def check_options(options: pb.RequestOptions, vocab_size: int) -> None:
     check_range("options.n", options.n, 0, 128)
     check_range("options.priority", options.priority, -100, 100)
     _check_metadata(options)
+
+
+def check_permitted(options: pb.RequestOptions, limits: TenantLimits) -> None:
+    """Every option within what the tenant may ask for. Raises RequestError (PERMISSION_DENIED)."""
+    if options.priority > limits.max_priority:
+        accepted = f"at most {limits.max_priority} with this API key"
+        raise RequestError(
+            Reason.PERMISSION_DENIED,
+            f"options.priority: got {options.priority}, expected {accepted}",
+            field="options.priority",
+            value=options.priority,
+            accepted=accepted,
+        )
 
 
 def timeout_s(options: pb.RequestOptions) -> float | None:
