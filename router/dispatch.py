@@ -45,6 +45,11 @@ class Dispatch:
         """When it was sent there, on time.monotonic()."""
         return self._sent_at
 
+    @property
+    def _cause(self) -> str:
+        """Why a replica is wanted."""
+        return "lost" if self._lost else "refused" if self._refused else "new"
+
     async def take(self) -> list[Event]:
         """What the replica has sent since the last time.
 
@@ -70,8 +75,7 @@ class Dispatch:
 
     async def _send(self) -> Ticket:
         self._link = await self._ready_replica()
-        cause = "lost" if self._lost else "refused" if self._refused else "new"
-        self._metrics.dispatches.labels(self._job.model.name, cause).inc()
+        self._metrics.dispatches.labels(self._job.model.name, self._cause).inc()
         self._sent_at = time.monotonic()
         return self._link.submit(self._job.submit())
 
@@ -79,7 +83,7 @@ class Dispatch:
         replicas = self._job.model.replicas
         try:
             async with asyncio.timeout(self._max_waiting_s):
-                while (link := replicas.choose(self._lost, self._refused)) is None:
+                while (link := self._choose()) is None:
                     if replicas.num_ready:
                         raise RequestError(
                             Reason.QUEUE_FULL,
@@ -94,6 +98,10 @@ class Dispatch:
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
         return link
+
+    def _choose(self) -> ReplicaLink | None:
+        job = self._job
+        return job.model.replicas.choose(job.route, self._lost, self._refused, self._cause)
 
     def _must_move(self, first: Event) -> bool:
         """Whether the replica has handed the request back untouched."""

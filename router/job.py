@@ -9,6 +9,7 @@ from trunkline.v1 import inference_pb2 as pb
 from trunkline.v1 import sampling_pb2
 
 from router.fleet.served_model import ServedModel
+from router.policies.route_request import RouteRequest
 from router.prompt import Prompt
 from router.validation.prompt import check_prompt_token_ids, max_tokens
 
@@ -23,6 +24,8 @@ class Job:
     prompt_token_ids: list[int]
     options: pb.RequestOptions
     """With request id, n, seed and max_tokens filled in."""
+    route: RouteRequest
+    """The request as routing policies see it."""
     admitted_at: float
     """On time.monotonic()."""
     deadline: float
@@ -72,4 +75,11 @@ def make_job(
     complete.stop.max_tokens = max_tokens(options.stop, len(prompt.token_ids), model.card)
     if not options.sampling.HasField("seed"):
         complete.sampling.seed = random.getrandbits(64)
-    return Job(model, prompt.token_ids, complete, admitted_at, deadline)
+    route = RouteRequest(
+        request_id=request_id,
+        model=model.card,
+        token_ids=prompt.token_ids,
+        n=complete.n,
+        session_id=options.session_id,
+    )
+    return Job(model, prompt.token_ids, complete, route, admitted_at, deadline)

@@ -11,7 +11,9 @@ import structlog
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import RouterSettings
 from router.address import authority
+from router.decisions import Decisions
 from router.fleet.fleet import Fleet
+from router.fleet.load_estimate import LoadEstimate
 from router.fleet.replica_link import ReplicaLink
 from router.fleet.replica_set import ReplicaSet
 from router.fleet.served_model import ServedModel
@@ -37,6 +39,7 @@ class Router:
         self._router_id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.metrics = Metrics()
         self._gate = Gate(settings.max_in_flight)
+        self._decisions = Decisions(self._router_id, settings.policy)
         self._fleet = Fleet(registry, self._make_replicas, self._on_model)
         service = InferenceService(self._fleet, self._gate, self.metrics, settings)
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
@@ -89,10 +92,14 @@ class Router:
         await asyncio.gather(self._grpc.stop(_FLUSH_S), self._http.stop())
 
     def _make_replicas(self) -> ReplicaSet:
-        return ReplicaSet(POLICIES[self._settings.policy](Random()), self._make_link)
+        policy = POLICIES[self._settings.policy](Random())
+        return ReplicaSet(policy, self._make_link, self._decisions)
 
-    def _make_link(self, record: ReplicaRecord, on_change: Callable[[], None]) -> ReplicaLink:
-        return ReplicaLink(record, self._router_id, self._settings.replica_silence_s, on_change)
+    def _make_link(
+        self, record: ReplicaRecord, estimate: LoadEstimate, on_change: Callable[[], None]
+    ) -> ReplicaLink:
+        silence_s = self._settings.replica_silence_s
+        return ReplicaLink(record, estimate, self._router_id, silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
         gauge = self.metrics.replicas_ready.labels(model.name)

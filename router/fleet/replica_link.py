@@ -12,9 +12,10 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import ReplicaServiceStub
 
 from cluster.registry import ReplicaRecord
-from router.fleet.load_estimate import LoadEstimate
+from router.fleet.load_estimate import Booking, LoadEstimate
 from router.fleet.outbox import Outbox
 from router.fleet.ticket import Ticket
+from router.policies.replica_load import ReplicaLoad
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +46,13 @@ class ReplicaLink:
     def __init__(
         self,
         record: ReplicaRecord,
+        estimate: LoadEstimate,
         router_id: str,
         silence_s: float,
         on_change: Callable[[], None],
     ) -> None:
         self.record = record
+        self.estimate = estimate
         self.registered = True
         self._hello = internal.RouterHello(
             router_id=router_id, replica_id=record.replica_id, epoch=record.epoch
@@ -61,7 +64,8 @@ class ReplicaLink:
         self._handles = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
         self._outbox = Outbox()
-        self._load = LoadEstimate()
+        self._bookings: dict[int, Booking] = {}
+        self._reserved: Booking | None = None
         self._log = log.bind(replica=record.member, address=record.address)
 
     @property
@@ -70,9 +74,9 @@ class ReplicaLink:
         return self.record.member
 
     @property
-    def pending_sequences(self) -> int:
-        """Sequences it runs or will run."""
-        return self._load.pending_sequences
+    def load(self) -> ReplicaLoad:
+        """What it has to do."""
+        return self.estimate.load
 
     @property
     def is_ready(self) -> bool:
@@ -84,12 +88,21 @@ class ReplicaLink:
         """Whether no request is under way."""
         return not self._tickets
 
+    def reserve(self, sequences: int, prefill_tokens: int) -> None:
+        """Count what the next request submitted will have to compute, already now."""
+        if self._reserved is not None:
+            self.estimate.release(self._reserved)
+        self._reserved = self.estimate.book(sequences, prefill_tokens)
+
     def submit(self, submit: internal.Submit) -> Ticket:
-        """Send a request, whose handle is set here."""
+        """Send a request, whose handle is set here; what was reserved last is for it."""
         submit.handle = next(self._handles)
         ticket = Ticket(submit.handle, submit.n, self._cancel)
         self._tickets[submit.handle] = ticket
-        self._load.add(ticket.sequences)
+        booking, self._reserved = self._reserved, None
+        self._bookings[submit.handle] = booking or self.estimate.book(
+            submit.n, len(submit.prompt_token_ids)
+        )
         self._outbox.submit(submit)
         return ticket
 
@@ -151,12 +164,13 @@ class ReplicaLink:
     def _receive(self, frame: internal.ConnectResponse) -> None:
         for output in frame.outputs:
             if ticket := self._tickets.get(output.handle):
+                self.estimate.begin(self._bookings[output.handle])
                 ticket.put_output(output)
         for end in frame.ends:
             if ticket := self._release(end.handle):
                 ticket.put_end(end)
         if frame.HasField("load"):
-            self._load.report(frame.load)
+            self.estimate.report(frame.load)
             self._set_accepting(not frame.load.draining)
 
     def _cancel(self, ticket: Ticket) -> None:
@@ -166,7 +180,7 @@ class ReplicaLink:
     def _release(self, handle: int) -> Ticket | None:
         ticket = self._tickets.pop(handle, None)
         if ticket:
-            self._load.remove(ticket.sequences)
+            self.estimate.release(self._bookings.pop(handle))
         return ticket
 
     def _lose_all(self) -> bool:

@@ -6,21 +6,31 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from cluster.registry import ReplicaRecord
+from router.decisions import Decisions
+from router.fleet.load_estimate import LoadEstimate
+from router.fleet.prefill_rates import PrefillRates
 from router.fleet.replica_link import ReplicaLink
-from router.policies import Policy
+from router.policies import Policy, RouteRequest
 
 log = structlog.get_logger(__name__)
 
-LinkMaker = Callable[[ReplicaRecord, Callable[[], None]], ReplicaLink]
-"""Makes the link to a replica; the second argument is its `on_change`."""
+LinkMaker = Callable[[ReplicaRecord, LoadEstimate, Callable[[], None]], ReplicaLink]
+"""Makes the link to a replica; the third argument is its `on_change`."""
 
 
 class ReplicaSet:
     """Holds a link to every replica that is registered or still answering requests."""
 
-    def __init__(self, policy: Policy, make_link: LinkMaker) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        make_link: LinkMaker,
+        decisions: Decisions,
+    ) -> None:
         self._policy = policy
         self._make_link = make_link
+        self._decisions = decisions
+        self._rates = PrefillRates()
         self._links: dict[str, ReplicaLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -46,24 +56,34 @@ class ReplicaSet:
             if not link.registered and link.is_idle:
                 del self._links[member]
                 self._tasks.pop(member).cancel()
+                self._rates.forget(member)
         for member, record in registered.items():
             if member not in self._links:
-                link = self._links[member] = self._make_link(record, self._announce)
+                estimate = LoadEstimate(member, self._rates)
+                link = self._links[member] = self._make_link(record, estimate, self._announce)
                 self._tasks[member] = asyncio.create_task(link.run(), name=f"link {member}")
                 self._tasks[member].add_done_callback(_report_failure)
         self._announce()
 
-    def choose(self, avoid: Collection[str], refused: Collection[str]) -> ReplicaLink | None:
+    def choose(
+        self, request: RouteRequest, avoid: Collection[str], refused: Collection[str], cause: str
+    ) -> ReplicaLink | None:
         """A ready replica by the policy, or None if there is none.
 
-        Those in `avoid` are taken only if there is no other, those in `refused` never. The
-        caller submits to it before anything else runs, so that the next choice sees the load.
+        Those in `avoid` are taken only if there is no other, those in `refused` never. What the
+        request will take is reserved there at once: the caller submits to it before anything else
+        runs. `cause` is why a replica is wanted, for whoever asks later why this one.
         """
         ready = [
             link for link in self._links.values() if link.is_ready and link.member not in refused
         ]
         candidates = [link for link in ready if link.member not in avoid] or ready
-        return self._policy.choose(candidates) if candidates else None
+        if not candidates:
+            return None
+        choice = self._policy.choose(request, candidates)
+        self._decisions.record(request, cause, candidates, choice)
+        choice.candidate.reserve(request.n, choice.uncached_tokens)
+        return choice.candidate
 
     async def changed(self) -> None:
         """Wait until replicas have come, gone, or changed in readiness."""

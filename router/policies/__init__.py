@@ -6,10 +6,12 @@ from types import MappingProxyType
 from typing import Final
 
 from router.policies.least_loaded import LeastLoaded
-from router.policies.policy import Candidate, Policy
+from router.policies.policy import C, Candidate, Choice, Policy
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.random_choice import RandomChoice
+from router.policies.replica_load import ReplicaLoad
 from router.policies.round_robin import RoundRobin
+from router.policies.route_request import RouteRequest
 
 POLICIES: Final[Mapping[str, Callable[[Random], Policy]]] = MappingProxyType(
     {
@@ -21,4 +23,4 @@ POLICIES: Final[Mapping[str, Callable[[Random], Policy]]] = MappingProxyType(
 )
 """Makers of policies by the name they have in the settings."""
 
-__all__ = ["POLICIES", "Candidate", "Policy"]
+__all__ = ["POLICIES", "C", "Candidate", "Choice", "Policy", "ReplicaLoad", "RouteRequest"]

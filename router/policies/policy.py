@@ -1,7 +1,10 @@
-"""What a policy is asked, and what it sees."""
+"""What a policy is asked, and what it answers."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from router.policies.replica_load import ReplicaLoad
+from router.policies.route_request import RouteRequest
 
 
 class Candidate(Protocol):
@@ -12,11 +15,25 @@ class Candidate(Protocol):
         """Name of this incarnation of the replica."""
 
     @property
-    def pending_sequences(self) -> int:
-        """Sequences it runs or will run, by its own word and what was sent since."""
+    def load(self) -> ReplicaLoad:
+        """What it has to do."""
 
 
 C = TypeVar("C", bound=Candidate)
+
+
+class Choice(NamedTuple, Generic[C]):
+    """A replica, and why it is the one."""
+
+    candidate: C
+    basis: str
+    """What the policy went by, in a word."""
+    uncached_tokens: int
+    """Prompt tokens that it will have to compute, as far as is known."""
+    cached_tokens: Sequence[int] = ()
+    """Prompt tokens that each candidate was believed to hold; empty where nobody looked."""
+    costs: Sequence[float] = ()
+    """Of each candidate, of which the least wins; empty where none were computed."""
 
 
 class Policy(Protocol):
@@ -25,5 +42,5 @@ class Policy(Protocol):
     The caller books the request on the chosen replica before it asks again.
     """
 
-    def choose(self, candidates: Sequence[C]) -> C:
+    def choose(self, request: RouteRequest, candidates: Sequence[C]) -> Choice[C]:
         """One of `candidates`, which are never none."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from random import Random
 
-from router.policies.policy import C
+from router.policies.policy import C, Choice
+from router.policies.route_request import RouteRequest
 
 
 class PowerOfTwo:
@@ -14,7 +15,8 @@ class PowerOfTwo:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def choose(self, candidates: Sequence[C]) -> C:
+    def choose(self, request: RouteRequest, candidates: Sequence[C]) -> Choice[C]:
         """The less loaded of two candidates drawn without replacement."""
         drawn = self._random.sample(candidates, min(2, len(candidates)))
-        return min(drawn, key=lambda candidate: candidate.pending_sequences)
+        chosen = min(drawn, key=lambda candidate: candidate.load.pending_sequences)
+        return Choice(chosen, "power_of_two", request.num_prompt_tokens)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from random import Random
 
-from router.policies.policy import C
+from router.policies.policy import C, Choice
+from router.policies.route_request import RouteRequest
 
 
 class RandomChoice:
@@ -12,6 +13,6 @@ class RandomChoice:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def choose(self, candidates: Sequence[C]) -> C:
+    def choose(self, request: RouteRequest, candidates: Sequence[C]) -> Choice[C]:
         """A candidate, each as likely as the others."""
-        return self._random.choice(candidates)
+        return Choice(self._random.choice(candidates), "random", request.num_prompt_tokens)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trunkline/v1/admin.proto\x12\x0ctrunkline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"<\n\x0f\x45xplainResponse\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.trunkline.v1.Decision\"\xf0\x01\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\trouter_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\r\n\x05\x62\x61sis\x18\x06 \x01(\t\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\r\x12\x0e\n\x06\x63hosen\x18\t \x01(\t\x12/\n\ncandidates\x18\n \x03(\x0b\x32\x1b.trunkline.v1.CandidateCost\"\x86\x02\n\rCandidateCost\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10\x66\x65tchable_tokens\x18\x03 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x04 \x01(\x04\x12\x19\n\x11pending_sequences\x18\x05 \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x06 \x01(\x01\x12\x10\n\x08queue_ms\x18\x07 \x01(\x01\x12\x12\n\nprefill_ms\x18\x08 \x01(\x01\x12\x10\n\x08\x66\x65tch_ms\x18\t \x01(\x01\x12\x11\n\tdecode_ms\x18\n \x01(\x01\x12\x10\n\x08total_ms\x18\x0b \x01(\x01\x32O\n\x05\x41\x64min\x12\x46\n\x07\x45xplain\x12\x1c.trunkline.v1.ExplainRequest\x1a\x1d.trunkline.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trunkline/v1/admin.proto\x12\x0ctrunkline.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"<\n\x0f\x45xplainResponse\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.trunkline.v1.Decision\"\xf0\x01\n\x08\x44\x65\x63ision\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\trouter_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\r\n\x05\x62\x61sis\x18\x06 \x01(\t\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\r\x12\x0e\n\x06\x63hosen\x18\t \x01(\t\x12/\n\ncandidates\x18\n \x03(\x0b\x32\x1b.trunkline.v1.CandidateCost\"\x97\x02\n\rCandidateCost\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x18\n\x10\x66\x65tchable_tokens\x18\x03 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x04 \x01(\x04\x12\x19\n\x11pending_sequences\x18\x05 \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x06 \x01(\x01\x12\x10\n\x08queue_ms\x18\x07 \x01(\x01\x12\x12\n\nprefill_ms\x18\x08 \x01(\x01\x12\x10\n\x08\x66\x65tch_ms\x18\t \x01(\x01\x12\x11\n\tdecode_ms\x18\n \x01(\x01\x12\x10\n\x08total_ms\x18\x0b \x01(\x01\x12\x0f\n\x07work_ms\x18\x0c \x01(\x01\x32O\n\x05\x41\x64min\x12\x46\n\x07\x45xplain\x12\x1c.trunkline.v1.ExplainRequest\x1a\x1d.trunkline.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECISION']._serialized_start=176
   _globals['_DECISION']._serialized_end=416
   _globals['_CANDIDATECOST']._serialized_start=419
-  _globals['_CANDIDATECOST']._serialized_end=681
-  _globals['_ADMIN']._serialized_start=683
-  _globals['_ADMIN']._serialized_end=762
+  _globals['_CANDIDATECOST']._serialized_end=698
+  _globals['_ADMIN']._serialized_start=700
+  _globals['_ADMIN']._serialized_end=779
 # @@protoc_insertion_point(module_scope)

@@ -132,6 +132,7 @@ class CandidateCost(_message.Message):
     FETCH_MS_FIELD_NUMBER: _builtins.int
     DECODE_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
+    WORK_MS_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """As replica_id@epoch."""
     cached_tokens: _builtins.int
@@ -141,11 +142,16 @@ class CandidateCost(_message.Message):
     pending_sequences: _builtins.int
     prefill_tokens_per_s: _builtins.float
     queue_ms: _builtins.float
-    """Parts of the predicted time to first token, in milliseconds; their sum is what is compared."""
+    """Parts of the cost in milliseconds; the first four are the predicted time to first token."""
     prefill_ms: _builtins.float
     fetch_ms: _builtins.float
     decode_ms: _builtins.float
     total_ms: _builtins.float
+    """What is compared, and the least of which wins: the sum of all parts. Where no replica's rate is
+    known: uncached tokens times (pending sequences + 1). 0 by policies that go by no cost.
+    """
+    work_ms: _builtins.float
+    """Work that others wait for: computing the tokens that are not cached, on a typical replica."""
     def __init__(
         self,
         *,
@@ -160,10 +166,11 @@ class CandidateCost(_message.Message):
         fetch_ms: _builtins.float = ...,
         decode_ms: _builtins.float = ...,
         total_ms: _builtins.float = ...,
+        work_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_ms", b"decode_ms", "fetch_ms", b"fetch_ms", "fetchable_tokens", b"fetchable_tokens", "pending_sequences", b"pending_sequences", "prefill_ms", b"prefill_ms", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queue_ms", b"queue_ms", "queued_prefill_tokens", b"queued_prefill_tokens", "replica", b"replica", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_ms", b"decode_ms", "fetch_ms", b"fetch_ms", "fetchable_tokens", b"fetchable_tokens", "pending_sequences", b"pending_sequences", "prefill_ms", b"prefill_ms", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queue_ms", b"queue_ms", "queued_prefill_tokens", b"queued_prefill_tokens", "replica", b"replica", "total_ms", b"total_ms", "work_ms", b"work_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

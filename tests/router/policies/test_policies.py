@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from random import Random
 from typing import get_args
 
@@ -11,23 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import RouterSettings
-from router.policies import POLICIES
+from router.policies import POLICIES, ReplicaLoad, RouteRequest
 from router.policies.least_loaded import LeastLoaded
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.round_robin import RoundRobin
+from tests.router.policies.seen import Seen
+from tests.tokenizers_fixture import byte_level_tokenizer, model_card
+
+REQUEST = RouteRequest(
+    request_id="r", model=model_card(byte_level_tokenizer()), token_ids=range(100)
+)
 
 
-@dataclass(frozen=True)
-class Seen:
-    member: str
-    pending_sequences: int
+def pending(candidate: Seen) -> int:
+    return candidate.load.pending_sequences
 
 
 LOADS = st.lists(st.integers(0, 100), min_size=1, max_size=12)
 
 
 def replicas(loads: Sequence[int]) -> list[Seen]:
-    return [Seen(f"replica-{index}@1", load) for index, load in enumerate(loads)]
+    return [
+        Seen(f"replica-{index}@1", ReplicaLoad(pending_sequences=load))
+        for index, load in enumerate(loads)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -35,7 +41,7 @@ def replicas(loads: Sequence[int]) -> list[Seen]:
 def test_any_policy_chooses_one_of_the_candidates(name: str, loads: list[int], seed: int) -> None:
     candidates = replicas(loads)
     policy = POLICIES[name](Random(seed))
-    assert all(policy.choose(candidates) in candidates for _ in range(5))
+    assert all(policy.choose(REQUEST, candidates).candidate in candidates for _ in range(5))
 
 
 def test_the_settings_name_exactly_the_policies_there_are() -> None:
@@ -49,7 +55,7 @@ def test_round_robin_is_fair_in_any_order_of_candidates(
     policy, candidates, counts = RoundRobin(), replicas([0] * num_replicas), Counter[str]()
     for _ in range(rounds * num_replicas):
         random.shuffle(candidates)
-        counts[policy.choose(candidates).member] += 1
+        counts[policy.choose(REQUEST, candidates).candidate.member] += 1
     assert set(counts.values()) == {rounds}
 
 
@@ -59,20 +65,23 @@ def test_round_robin_stays_fair_when_a_replica_goes(
 ) -> None:
     policy, candidates = RoundRobin(), replicas([0] * num_replicas)
     for _ in range(start):
-        policy.choose(candidates)
+        policy.choose(REQUEST, candidates)
     del candidates[gone % num_replicas]
-    counts = Counter(policy.choose(candidates).member for _ in range(3 * len(candidates)))
+    counts = Counter(
+        policy.choose(REQUEST, candidates).candidate.member for _ in range(3 * len(candidates))
+    )
     assert set(counts.values()) == {3}
 
 
 @given(loads=LOADS, seed=st.integers())
 def test_least_loaded_takes_a_minimum(loads: list[int], seed: int) -> None:
-    assert LeastLoaded(Random(seed)).choose(replicas(loads)).pending_sequences == min(loads)
+    chosen = LeastLoaded(Random(seed)).choose(REQUEST, replicas(loads)).candidate
+    assert chosen.load.pending_sequences == min(loads)
 
 
 def test_least_loaded_draws_among_equals() -> None:
     policy, candidates = LeastLoaded(Random(1)), replicas([3, 1, 1, 1])
-    chosen = {policy.choose(candidates).member for _ in range(100)}
+    chosen = {policy.choose(REQUEST, candidates).candidate.member for _ in range(100)}
     assert chosen == {"replica-1@1", "replica-2@1", "replica-3@1"}
 
 
@@ -81,7 +90,7 @@ def test_least_loaded_draws_among_equals() -> None:
 )
 def test_power_of_two_never_takes_the_worst(loads: list[int], seed: int) -> None:
     policy = PowerOfTwo(Random(seed))
-    chosen = {policy.choose(replicas(loads)).pending_sequences for _ in range(20)}
+    chosen = {pending(policy.choose(REQUEST, replicas(loads)).candidate) for _ in range(20)}
     assert max(loads) not in chosen
 
 
@@ -91,8 +100,8 @@ def test_least_loaded_with_booking_never_drifts_apart(
 ) -> None:
     policy, candidates = LeastLoaded(Random(seed)), replicas([0] * num_replicas)
     for _ in range(num_requests):
-        chosen = candidates.index(policy.choose(candidates))
-        load = candidates[chosen].pending_sequences
-        candidates[chosen] = replace(candidates[chosen], pending_sequences=load + 1)
-    loads = [candidate.pending_sequences for candidate in candidates]
+        chosen = candidates.index(policy.choose(REQUEST, candidates).candidate)
+        load = pending(candidates[chosen])
+        candidates[chosen] = Seen(candidates[chosen].member, ReplicaLoad(load + 1))
+    loads = [pending(candidate) for candidate in candidates]
     assert max(loads) - min(loads) <= 1

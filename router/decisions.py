@@ -1,0 +1,99 @@
+"""Why requests went where they went."""
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trunkline.v1 import admin_pb2 as admin
+
+from router.policies import C, Choice, ReplicaLoad, RouteRequest
+from router.policies.replica_load import cost_parts
+
+_CAPACITY = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One choice of a replica; candidates' values are in the same order everywhere."""
+
+    request_id: str
+    model: str
+    time_s: float
+    """Since 1970."""
+    cause: str
+    basis: str
+    num_prompt_tokens: int
+    chosen: str
+    members: Sequence[str]
+    loads: Sequence[ReplicaLoad]
+    cached_tokens: Sequence[int]
+    costs: Sequence[float]
+
+
+class Decisions:
+    """The last choices of one router, as many as a few minutes bring."""
+
+    def __init__(self, router_id: str, policy: str) -> None:
+        self._router_id = router_id
+        self._policy = policy
+        self._ring = deque[Decision](maxlen=_CAPACITY)
+
+    def record(
+        self, request: RouteRequest, cause: str, candidates: Sequence[C], choice: Choice[C]
+    ) -> None:
+        """Remember a choice; to be called before the request is booked."""
+        self._ring.append(
+            Decision(
+                request.request_id,
+                request.model.name,
+                time.time(),
+                cause,
+                choice.basis,
+                request.num_prompt_tokens,
+                choice.candidate.member,
+                tuple([candidate.member for candidate in candidates]),
+                tuple([candidate.load for candidate in candidates]),
+                array("I", choice.cached_tokens),
+                array("d", choice.costs),
+            )
+        )
+
+    def of_request(self, request_id: str) -> list[admin.Decision]:
+        """All choices remembered for a request, oldest first."""
+        found = [decision for decision in self._ring if decision.request_id == request_id]
+        return [self._message(decision) for decision in found]
+
+    def _message(self, decision: Decision) -> admin.Decision:
+        message = admin.Decision(
+            request_id=decision.request_id,
+            router_id=self._router_id,
+            model=decision.model,
+            policy=self._policy,
+            basis=decision.basis,
+            cause=decision.cause,
+            prompt_tokens=decision.num_prompt_tokens,
+            chosen=decision.chosen,
+            candidates=[_candidate(decision, i) for i in range(len(decision.members))],
+        )
+        message.time.FromMicroseconds(int(decision.time_s * 1e6))
+        return message
+
+
+def _candidate(decision: Decision, index: int) -> admin.CandidateCost:
+    load = decision.loads[index]
+    cached_tokens = decision.cached_tokens[index] if decision.cached_tokens else 0
+    message = admin.CandidateCost(
+        replica=decision.members[index],
+        cached_tokens=cached_tokens,
+        queued_prefill_tokens=load.queued_prefill_tokens,
+        pending_sequences=load.pending_sequences,
+        prefill_tokens_per_s=load.prefill_tokens_per_s,
+    )
+    if decision.costs:
+        parts = cost_parts(load, max(decision.num_prompt_tokens - cached_tokens, 1))
+        message.queue_ms, message.prefill_ms = parts.queue_ms, parts.prefill_ms
+        message.fetch_ms, message.decode_ms = parts.fetch_ms, parts.decode_ms
+        message.work_ms, message.total_ms = parts.work_ms, decision.costs[index]
+    return message
