@@ -71,14 +71,14 @@ class Registry:
     """Reads and writes the cluster's membership. Methods raise redis.exceptions.RedisError."""
 
     def __init__(self, redis: Redis, namespace: str) -> None:
-        self._redis = redis
-        self._namespace = namespace
+        self.redis = redis
+        self.namespace = namespace
         self._renew = redis.register_script(_RENEW)
         self._live = redis.register_script(_LIVE)
         self._next_epoch = redis.register_script(_NEXT_EPOCH)
 
     def _key(self, *parts: str) -> str:
-        return ":".join((self._namespace, *parts))
+        return ":".join((self.namespace, *parts))
 
     async def next_epoch(self) -> int:
         """A number higher than any given out before."""
@@ -97,8 +97,8 @@ class Registry:
 
     async def remove(self, record: ReplicaRecord) -> None:
         """End the replica's lease at once."""
-        await self._redis.zrem(self._key("replicas"), record.member)
-        await self._redis.delete(self._key("replica", record.member))
+        await self.redis.zrem(self._key("replicas"), record.member)
+        await self.redis.delete(self._key("replica", record.member))
 
     async def replicas(self) -> list[ReplicaRecord]:
         """All replicas whose lease has not ended."""
@@ -107,11 +107,11 @@ class Registry:
 
     async def publish_model(self, card: ModelCard) -> None:
         """Make a model known to the routers."""
-        await self._redis.set(self._key("model", card.name), card.model_dump_json())
+        await self.redis.set(self._key("model", card.name), card.model_dump_json())
 
     async def model(self, name: str) -> ModelCard | None:
         """The card of the model of this name."""
-        found = await self._redis.get(self._key("model", name))
+        found = await self.redis.get(self._key("model", name))
         return None if found is None else ModelCard.model_validate_json(found)
 
     async def watch(self, period_s: float = 0.5) -> AsyncIterator[list[ReplicaRecord]]:

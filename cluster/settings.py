@@ -5,10 +5,18 @@
 
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -57,8 +65,11 @@ class RouterSettings(Section):
     require_api_key: bool = False
     """Refuse requests without the API key of a tenant (`trunkline tenant`). Without this, keys are
     not looked at, and everybody may do everything."""
-    policy: Literal["round_robin", "random", "power_of_two", "least_loaded"] = "least_loaded"
-    """How a replica is chosen."""
+    policy: Literal[
+        "prefix", "session", "adapter", "least_loaded", "power_of_two", "random", "round_robin"
+    ] = "prefix"
+    """How a replica is chosen: prefix takes the one that is predicted to answer first, session
+    keeps sessions together and adapter requests for one adapter; the others need no explanation."""
     max_in_flight: PositiveInt = 1024
     """Requests accepted and not yet answered; more are refused with RESOURCE_EXHAUSTED."""
     max_waiting_s: PositiveFloat = 30.0
@@ -98,6 +109,17 @@ class ParallelSettings(Section):
     """Parts that long prompts and their KV blocks are divided into."""
 
 
+class RedisCacheSettings(Section):
+    """Keys and values of prefixes in Redis, where all replicas find what one has computed."""
+
+    url: str | None = None
+    """redis://, rediss:// or unix:// URL; without one, nothing is kept there. It is to be a server
+    of its own, with maxmemory and maxmemory-policy allkeys-lru, not the cluster's (redis.url), which
+    must not lose any keys."""
+    max_bytes: PositiveInt = 4 * 1024**3
+    """Where the server has no maxmemory, nothing more is written to it when it uses this much."""
+
+
 class EngineSettings(Section):
     """One replica's engine."""
 
@@ -129,6 +151,8 @@ class EngineSettings(Section):
     """Host memory on each rank for blocks that had to leave the KV cache, from which they come back
     without being computed again. 0 keeps none: on a CPU the KV cache is in host memory itself, and
     a larger one (kv_cache_bytes) does the same, but for what comes from Redis (redis_cache)."""
+    redis_cache: RedisCacheSettings = RedisCacheSettings()
+    """What is kept beyond this replica; needs host_cache_bytes, through which it comes and goes."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256
@@ -150,6 +174,19 @@ class EngineSettings(Section):
     num_threads: PositiveInt | None = None
     """Compute threads of each rank; without one, the cores divided among all ranks of this machine.
     In a cluster of several machines, as many as the rank reserves."""
+
+    @model_validator(mode="after")
+    def _check_redis_cache(self) -> Self:
+        if self.redis_cache.url is None:
+            return self
+        if not self.host_cache_bytes:
+            raise ValueError("redis_cache.url: needs host_cache_bytes, through which blocks travel")
+        if not self.enable_prefix_caching:
+            raise ValueError("redis_cache.url: got one, but enable_prefix_caching is off")
+        sizes = self.parallel.model_dump()
+        if any(size > 1 for size in sizes.values()):
+            raise ValueError(f"redis_cache.url: goes with one rank only, parallel is {sizes}")
+        return self
 
 
 class ReplicaSettings(Section):
@@ -224,6 +261,15 @@ class Settings(BaseSettings):
     replica: ReplicaSettings = ReplicaSettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check_servers(self) -> Self:
+        url = self.engine.redis_cache.url
+        if url is not None and url == self.redis.url:
+            raise ValueError(
+                "engine.redis_cache.url: is that of redis.url, which must lose no keys"
+            )
+        return self
 
     @property
     def spans_machines(self) -> bool:

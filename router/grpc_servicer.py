@@ -32,18 +32,18 @@ class GrpcInference(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Continue a prompt."""
-        await self._stream(self._service.generate(request, _call(context)), context)
+        await self._stream(self._service.generate(request, call_of(context)), context)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> None:  # noqa: N802
         """Answer a conversation."""
-        await self._stream(self._service.chat(request, _call(context)), context)
+        await self._stream(self._service.chat(request, call_of(context)), context)
 
     async def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: Context
     ) -> pb.TokenizeResponse:
         """Text to token ids."""
         try:
-            return await self._service.tokenize(request, _call(context))
+            return await self._service.tokenize(request, call_of(context))
         except RequestError as error:
             await abort(context, error)
 
@@ -52,7 +52,7 @@ class GrpcInference(InferenceServicer):
     ) -> pb.DetokenizeResponse:
         """Token ids to text."""
         try:
-            return await self._service.detokenize(request, _call(context))
+            return await self._service.detokenize(request, call_of(context))
         except RequestError as error:
             await abort(context, error)
 
@@ -60,7 +60,10 @@ class GrpcInference(InferenceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """The models that can be asked for."""
-        return self._service.list_models()
+        try:
+            return await self._service.list_models(call_of(context))
+        except RequestError as error:
+            await abort(context, error)
 
     async def _stream(self, messages: AsyncGenerator[Any, None], context: Context) -> None:
         try:
@@ -74,8 +77,11 @@ class GrpcInference(InferenceServicer):
             await abort(context, error)
 
 
-def _call(context: Context) -> Call:
+def call_of(context: Context) -> Call:
+    """What is known about a call beside its message."""
     # None without a deadline, whatever the stubs say.
     remaining_s: float | None = context.time_remaining()
     deadline = None if remaining_s is None else time.monotonic() + remaining_s
-    return Call(deadline=deadline, peer=context.peer())
+    given = (value for key, value in context.invocation_metadata() or () if key == "authorization")
+    authorization = str(next(given, ""))
+    return Call(deadline=deadline, peer=context.peer(), authorization=authorization)

@@ -8,6 +8,8 @@ from typing import TypeVar
 from trunkline.v1 import inference_pb2 as pb
 
 from cluster.settings import RouterSettings
+from cluster.tenants import Tenant
+from router.auth import Authenticator
 from router.call import Call
 from router.dispatch import Dispatch
 from router.fleet.fleet import Fleet
@@ -19,7 +21,12 @@ from router.metrics import Metrics
 from router.prompt import Prompt, decode, of_chat, of_generate, of_tokenize
 from router.request_log import RequestLog
 from router.validation.checks import check_token_ids
-from router.validation.options import check_options, check_request_id, timeout_s
+from router.validation.options import (
+    check_options,
+    check_permitted,
+    check_request_id,
+    timeout_s,
+)
 
 Message = TypeVar("Message", pb.GenerateResponse, pb.ChatResponse)
 Encode = Callable[[ServedModel], Awaitable[Prompt]]
@@ -35,9 +42,15 @@ class InferenceService:
     """
 
     def __init__(
-        self, fleet: Fleet, gate: Gate, metrics: Metrics, settings: RouterSettings
+        self,
+        fleet: Fleet,
+        auth: Authenticator,
+        gate: Gate,
+        metrics: Metrics,
+        settings: RouterSettings,
     ) -> None:
         self._fleet = fleet
+        self._auth = auth
         self._gate = gate
         self._metrics = metrics
         self._settings = settings
@@ -60,6 +73,7 @@ class InferenceService:
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
         """Text or messages to token ids."""
         with RequestLog(self._metrics, call) as request_log:
+            request_log.tenant = (await self._auth.tenant(call)).name
             model = await self._fleet.find(request.model)
             request_log.model = model.name
             prompt = await of_tokenize(request, model)
@@ -68,14 +82,16 @@ class InferenceService:
     async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
         """Token ids to text."""
         with RequestLog(self._metrics, call) as request_log:
+            request_log.tenant = (await self._auth.tenant(call)).name
             model = await self._fleet.find(request.model)
             request_log.model = model.name
             check_token_ids("token_ids", request.token_ids, model.card.vocab_size)
             text = await decode(request.token_ids, model)
             return pb.DetokenizeResponse(model=model.name, text=text)
 
-    def list_models(self) -> pb.ListModelsResponse:
+    async def list_models(self, call: Call) -> pb.ListModelsResponse:
         """The models known to this router, by name."""
+        await self._auth.tenant(call)
         return pb.ListModelsResponse(models=[_describe(model) for model in self._fleet.models])
 
     async def _stream(
@@ -86,7 +102,9 @@ class InferenceService:
         call: Call,
     ) -> AsyncGenerator[Message, None]:
         with RequestLog(self._metrics, call) as request_log, self._gate.enter():
-            job = await self._admit(request, encode, call, request_log)
+            tenant = await self._auth.tenant(call)
+            request_log.tenant = tenant.name
+            job = await self._admit(request, encode, call, tenant, request_log)
             dispatch = Dispatch(
                 job,
                 self._metrics,
@@ -103,6 +121,7 @@ class InferenceService:
         request: pb.GenerateRequest | pb.ChatRequest,
         encode: Encode,
         call: Call,
+        tenant: Tenant,
         request_log: RequestLog,
     ) -> Job:
         options, progress = request.options, request_log.progress
@@ -111,6 +130,7 @@ class InferenceService:
         model = await self._fleet.find(request.model)
         request_log.model = model.name
         check_options(options, model.card.vocab_size)
+        check_permitted(options, tenant.limits)
         request_log.labels = dict(options.metadata)
         prompt = await encode(model)
         job = make_job(
@@ -118,6 +138,7 @@ class InferenceService:
             model,
             prompt,
             options,
+            cache_salt=tenant.cache_salt,
             admitted_at=progress.admitted_at,
             deadline=self._deadline(options, call, progress.admitted_at),
         )

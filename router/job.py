@@ -51,6 +51,7 @@ class Job:
             n=options.n,
             priority=options.priority,
             timeout_s=max(self.deadline - time.monotonic(), _LEAST_TIMEOUT_S),
+            cache_salt=self.route.cache_salt,
         )
 
 
@@ -60,10 +61,11 @@ def make_job(
     prompt: Prompt,
     options: pb.RequestOptions,
     *,
+    cache_salt: bytes,
     admitted_at: float,
     deadline: float,
 ) -> Job:
-    """The job for options that have been checked.
+    """The job for options that have been checked; `cache_salt` is the tenant's.
 
     Raises RequestError if prompt and output do not fit the model.
     """
@@ -81,5 +83,6 @@ def make_job(
         token_ids=prompt.token_ids,
         n=complete.n,
         session_id=options.session_id,
+        cache_salt=cache_salt,
     )
     return Job(model, prompt.token_ids, complete, route, admitted_at, deadline)

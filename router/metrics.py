@@ -45,6 +45,9 @@ class Metrics:
         self.requests_failed = self._counter(
             "requests_failed", "Requests by error reason.", ("model", "reason")
         )
+        self.requests_refused = self._counter(
+            "requests_refused", "Requests not tried, by whose and why.", ("tenant", "reason")
+        )
         self.dispatches = self._counter(
             "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
         )

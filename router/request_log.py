@@ -3,7 +3,7 @@
 import asyncio
 import time
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import structlog
 
@@ -11,6 +11,17 @@ from cluster.errors import Reason, RequestError
 from router.call import Call
 from router.metrics import Metrics
 from router.progress import Progress
+
+REFUSALS: Final = frozenset(
+    {
+        Reason.UNAUTHENTICATED,
+        Reason.AUTH_UNAVAILABLE,
+        Reason.PERMISSION_DENIED,
+        Reason.QUOTA_EXCEEDED,
+        Reason.QUEUE_FULL,
+    }
+)
+"""Why requests are turned away without having been tried."""
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +37,8 @@ class RequestLog:
         self.progress = Progress(admitted_at=time.monotonic())
         self.request_id = ""
         """Set once it is known to be well-formed."""
+        self.tenant = ""
+        """Set once it is known."""
         self.model = ""
         """Set once it is found: what clients make up has no place in the metrics."""
         self.labels: dict[str, str] = {}
@@ -59,12 +72,15 @@ class RequestLog:
 
     def _fail(self, reason: Reason, message: str) -> None:
         self._metrics.requests_failed.labels(self.model, reason).inc()
+        if reason in REFUSALS:
+            self._metrics.requests_refused.labels(self.tenant, reason).inc()
         self._bound().info("request failed", reason=reason, error=message)
 
     def _bound(self) -> structlog.stdlib.BoundLogger:
         progress = self.progress
         bound: structlog.stdlib.BoundLogger = self._log.bind(
             request_id=self.request_id,
+            tenant=self.tenant,
             model=self.model,
             replica=progress.replica,
             prompt_tokens=progress.prompt_tokens,

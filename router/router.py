@@ -8,9 +8,12 @@ from random import Random
 
 import structlog
 
+from cluster.prefix.directory import PrefixDirectory
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import RouterSettings
+from cluster.tenants import TenantStore
 from router.address import authority
+from router.auth import Authenticator
 from router.decisions import Decisions
 from router.fleet.fleet import Fleet
 from router.fleet.load_estimate import LoadEstimate
@@ -41,7 +44,11 @@ class Router:
         self._gate = Gate(settings.max_in_flight)
         self._decisions = Decisions(self._router_id, settings.policy)
         self._fleet = Fleet(registry, self._make_replicas, self._on_model)
-        service = InferenceService(self._fleet, self._gate, self.metrics, settings)
+        self._auth = Authenticator(
+            TenantStore(registry.redis, registry.namespace),
+            require_api_key=settings.require_api_key,
+        )
+        service = InferenceService(self._fleet, self._auth, self._gate, self.metrics, settings)
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
         stall_s = settings.client_stall_s
         self._grpc = GrpcServer(service, max_message_bytes=max_message_bytes, stall_s=stall_s)
@@ -92,8 +99,9 @@ class Router:
         await asyncio.gather(self._grpc.stop(_FLUSH_S), self._http.stop())
 
     def _make_replicas(self) -> ReplicaSet:
-        policy = POLICIES[self._settings.policy](Random())
-        return ReplicaSet(policy, self._make_link, self._decisions)
+        prefixes = PrefixDirectory(self._settings.max_index_blocks)
+        policy = POLICIES[self._settings.policy](Random(), prefixes)
+        return ReplicaSet(policy, self._make_link, self._decisions, prefixes)
 
     def _make_link(
         self, record: ReplicaRecord, estimate: LoadEstimate, on_change: Callable[[], None]

@@ -12,7 +12,10 @@ from router.http.request_id import request_id
 def call_of(request: Request) -> Call:
     """What is known about a request beside its body."""
     client = request.client
-    return Call(peer=f"{client.host}:{client.port}" if client else "")
+    return Call(
+        peer=f"{client.host}:{client.port}" if client else "",
+        authorization=request.headers.get("authorization", ""),
+    )
 
 
 def new_head(request: Request, kind: str, id_prefix: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from trunkline.v1 import inference_pb2 as pb
 
 from cluster.errors import Reason, RequestError
+from router.http.endpoint import call_of
 from router.http.errors import json_response
 from router.http.service import Service
 
@@ -21,13 +22,14 @@ class ModelsEndpoint:
 
     async def list(self, request: Request) -> Response:
         """All models."""
-        models = [self._content(model) for model in self._service.list_models().models]
+        known = await self._service.list_models(call_of(request))
+        models = [self._content(model) for model in known.models]
         return json_response({"object": "list", "data": models})
 
     async def get(self, request: Request) -> Response:
         """One model. Raises RequestError if it is unknown."""
         name = request.path_params["model"]
-        for model in self._service.list_models().models:
+        for model in (await self._service.list_models(call_of(request))).models:
             if model.name == name:
                 return json_response(self._content(model))
         raise RequestError(

@@ -29,5 +29,5 @@ class Service(Protocol):
     async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
         """Token ids to text."""
 
-    def list_models(self) -> pb.ListModelsResponse:
+    async def list_models(self, call: Call) -> pb.ListModelsResponse:
         """The models that can be asked for."""

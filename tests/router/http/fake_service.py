@@ -61,7 +61,7 @@ class FakeService:
                 raise invalid(f"token_ids[{position}]", token_id, f"below {VOCAB_SIZE}")
         return pb.DetokenizeResponse(model="tiny", text="".join(map(chr, request.token_ids)))
 
-    def list_models(self) -> pb.ListModelsResponse:
+    async def list_models(self, call: Call) -> pb.ListModelsResponse:
         models = [pb.Model(name=name, max_model_len=512) for name in ("tiny", "org/other")]
         return pb.ListModelsResponse(models=models)
 
