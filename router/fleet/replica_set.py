@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
+from cluster.prefix.directory import PrefixDirectory
 from cluster.registry import ReplicaRecord
 from router.decisions import Decisions
 from router.fleet.load_estimate import LoadEstimate
@@ -26,7 +27,9 @@ class ReplicaSet:
         policy: Policy,
         make_link: LinkMaker,
         decisions: Decisions,
+        prefixes: PrefixDirectory,
     ) -> None:
+        self.prefixes = prefixes
         self._policy = policy
         self._make_link = make_link
         self._decisions = decisions

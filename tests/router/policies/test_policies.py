@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.prefix.directory import PrefixDirectory
 from cluster.settings import RouterSettings
 from router.policies import POLICIES, ReplicaLoad, RouteRequest
 from router.policies.least_loaded import LeastLoaded
@@ -40,7 +41,7 @@ def replicas(loads: Sequence[int]) -> list[Seen]:
 @given(loads=LOADS, seed=st.integers())
 def test_any_policy_chooses_one_of_the_candidates(name: str, loads: list[int], seed: int) -> None:
     candidates = replicas(loads)
-    policy = POLICIES[name](Random(seed))
+    policy = POLICIES[name](Random(seed), PrefixDirectory(64))
     assert all(policy.choose(REQUEST, candidates).candidate in candidates for _ in range(5))
 
 

@@ -1,0 +1,105 @@
+"""The replica that will answer first, which is usually the one that holds the prompt's prefix."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Protocol
+
+from router.policies.dispatch_memory import DispatchMemory
+from router.policies.hash_ring import HashRing
+from router.policies.policy import C, Choice
+from router.policies.route_request import RouteRequest
+
+_KEY_BLOCKS = 4
+"""Of a prompt's first blocks, as many as name it where nothing is known of it."""
+_PRECISION = 0.05
+"""By which learned rates of equal machines differ: what costs no more than that is a tie."""
+
+_NOTHING: Mapping[str, int] = {}
+
+
+class Prefixes(Protocol):
+    """Which replica holds how much of a prompt (cluster.prefix.directory)."""
+
+    def depths(self, hashes: Sequence[bytes]) -> Mapping[str, int]:
+        """How many of the first of these blocks each replica holds; none: left out."""
+
+    def expect(self, hashes: Sequence[bytes], member: str) -> None:
+        """A prompt with these blocks was sent to the replica."""
+
+    def is_known(self, member: str) -> bool:
+        """Whether all is known that the replica holds."""
+
+
+class PrefixAware:
+    """Takes the least cost in milliseconds: predicted time to first token, and work for others.
+
+    Where a prompt's blocks lie is known, in this order, by the index of what replicas hold, by
+    the memory of what was sent where, or not at all: then prompts that begin alike go to one
+    replica by bounded consistent hashing, and those too short for a block to the least loaded.
+    """
+
+    def __init__(self, random: Random, prefixes: Prefixes) -> None:
+        self._random = random
+        self._prefixes = prefixes
+        self._memory = DispatchMemory()
+        self._ring = HashRing()
+
+    def choose(self, request: RouteRequest, candidates: Sequence[C]) -> Choice[C]:
+        """The candidate of least cost; among ties one is drawn."""
+        hashes = request.block_hashes
+        basis, depths = self._whereabouts(hashes, candidates)
+        if basis == "consistent_hash":
+            key = hashes[min(len(hashes), _KEY_BLOCKS) - 1]
+            chosen = self._ring.choose(key, candidates)
+            choice = Choice(chosen, basis, request.num_prompt_tokens)
+        else:
+            choice = self._cheapest(request, candidates, depths, basis)
+        if hashes:
+            self._memory.note(hashes, choice.candidate.member)
+            self._prefixes.expect(hashes, choice.candidate.member)
+        return choice
+
+    def _whereabouts(
+        self, hashes: Sequence[bytes], candidates: Sequence[C]
+    ) -> tuple[str, Mapping[str, int]]:
+        """What to go by, and how many of the blocks candidates are believed to hold."""
+        if not hashes:
+            return "least_loaded", _NOTHING
+        is_known, depths = self._prefixes.is_known, self._prefixes.depths(hashes)
+        unknown = {c.member for c in candidates if not is_known(c.member)}
+        if not unknown:
+            return "index", depths
+        sent = {m: d for m, d in self._memory.depths(hashes).items() if m in unknown}
+        depths = dict(depths)
+        for member, depth in sent.items():
+            depths[member] = max(depth, depths.get(member, 0))
+        if len(unknown) < len(candidates):
+            return "index", depths
+        # Of a replica that is not known, the directory may say what is no more.
+        return ("dispatch_memory", sent) if sent else ("consistent_hash", _NOTHING)
+
+    def _cheapest(
+        self, request: RouteRequest, candidates: Sequence[C], depths: Mapping[str, int], basis: str
+    ) -> Choice[C]:
+        total, size = request.num_prompt_tokens, request.model.block_size
+        loads = [candidate.load for candidate in candidates]
+        cached = [size * depths.get(candidate.member, 0) for candidate in candidates]
+        # One token is always computed: that which the first answer follows.
+        uncached = [total - tokens or 1 for tokens in cached]
+        if 0.0 not in [load.token_ms for load in loads]:
+            costs = [
+                load.base_ms + load.token_ms * tokens
+                for load, tokens in zip(loads, uncached, strict=True)
+            ]
+        else:
+            costs = [
+                tokens * (load.pending_sequences + 1.0)
+                for load, tokens in zip(loads, uncached, strict=True)
+            ]
+        least = min(costs)
+        best = costs.index(least)
+        tie = least + _PRECISION * loads[best].token_ms * uncached[best]
+        ties = [index for index, cost in enumerate(costs) if cost <= tie]
+        if len(ties) > 1:
+            best = self._random.choice(ties)
+        return Choice(candidates[best], basis, uncached[best], cached, costs)
