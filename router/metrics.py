@@ -51,9 +51,35 @@ class Metrics:
         self.dispatches = self._counter(
             "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
         )
+        self.routing_decisions = self._counter(
+            "routing_decisions",
+            "Choices of a replica, by what they went by.",
+            ("model", "policy", "basis"),
+        )
+        self.load_exchange_failures = self._counter(
+            "load_exchange_failures", "Times that other routers' load could not be read.", ()
+        )
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
         self.registry_age = self._gauge(
             "registry_age_seconds", "Since the registry was read; grows while Redis is away."
+        )
+        self.prefix_blocks = self._gauge(
+            "prefix_index_blocks", "KV blocks known to be cached by some replica.", model
+        )
+        self.prefix_expected = self._gauge(
+            "prefix_index_expected_blocks", "KV blocks that prompts just sent will leave.", model
+        )
+        self.prefix_replicas = self._gauge(
+            "prefix_index_replicas", "Replicas whose cached blocks are known.", model
+        )
+        self.prefix_gaps = self._counter(
+            "prefix_index_gaps", "Times that updates of a replica's cache were missing.", ()
+        )
+        self.prefix_resyncs = self._counter(
+            "prefix_index_resyncs", "Times that all of a replica's cached blocks were read.", ()
+        )
+        self.prefix_age = self._gauge(
+            "prefix_index_age_seconds", "Since Redis last said what replicas have cached."
         )
         self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from random import Random
@@ -9,10 +10,13 @@ from random import Random
 import structlog
 
 from cluster.prefix.directory import PrefixDirectory
-from cluster.registry import Registry, ReplicaRecord
+from cluster.prefix.follower import PrefixFollower
+from cluster.registry import Registry, ReplicaRecord, RouterRecord
+from cluster.reservations import Reservations
 from cluster.settings import RouterSettings
 from cluster.tenants import TenantStore
 from router.address import authority
+from router.admin_servicer import GrpcAdmin
 from router.auth import Authenticator
 from router.decisions import Decisions
 from router.fleet.fleet import Fleet
@@ -20,12 +24,14 @@ from router.fleet.load_estimate import LoadEstimate
 from router.fleet.replica_link import ReplicaLink
 from router.fleet.replica_set import ReplicaSet
 from router.fleet.served_model import ServedModel
+from router.fleet.shared_load import SharedLoad
 from router.gate import Gate
 from router.grpc_server import GrpcServer
 from router.http_server import HttpServer
 from router.inference import InferenceService
 from router.metrics import Metrics
 from router.policies import POLICIES
+from router.router_lease import RouterLease
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +48,37 @@ class Router:
         self._router_id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.metrics = Metrics()
         self._gate = Gate(settings.max_in_flight)
-        self._decisions = Decisions(self._router_id, settings.policy)
-        self._fleet = Fleet(registry, self._make_replicas, self._on_model)
+        self._registry = registry
+        self._decisions = Decisions(self._router_id, settings.policy, self.metrics)
+        follower = PrefixFollower(
+            registry.redis,
+            registry.namespace,
+            on_gap=self.metrics.prefix_gaps.inc,
+            on_resync=self.metrics.prefix_resyncs.inc,
+        )
+        self._fleet = Fleet(registry, follower, self._make_replicas, self._on_model)
         self._auth = Authenticator(
             TenantStore(registry.redis, registry.namespace),
             require_api_key=settings.require_api_key,
         )
         service = InferenceService(self._fleet, self._auth, self._gate, self.metrics, settings)
+        self._shared_load = SharedLoad(
+            Reservations(registry.redis, registry.namespace, self._router_id),
+            lambda: self._fleet.estimates,
+            self.metrics.load_exchange_failures,
+        )
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
         stall_s = settings.client_stall_s
-        self._grpc = GrpcServer(service, max_message_bytes=max_message_bytes, stall_s=stall_s)
+        admin = GrpcAdmin(self._decisions, self._auth)
+        self._grpc = GrpcServer(
+            service, admin, max_message_bytes=max_message_bytes, stall_s=stall_s
+        )
         self._http = HttpServer(
             service, self.metrics, max_body_bytes=max_message_bytes, stall_s=stall_s
         )
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
         self.metrics.registry_age.set_function(lambda: self._fleet.age_s)
+        self.metrics.prefix_age.set_function(lambda: follower.age_s)
 
     async def start(self) -> dict[str, str]:
         """Listen; returns where, by protocol.
@@ -67,24 +89,37 @@ class Router:
         grpc_port = await self._grpc.start(host, self._settings.grpc_port)
         http_port = self._http.start(host, self._settings.http_port)
         addresses = {"grpc": authority(host, grpc_port), "http": authority(host, http_port)}
+        self._record = RouterRecord(
+            router_id=self._router_id,
+            grpc_address=addresses["grpc"],
+            http_address=addresses["http"],
+            started_at=time.time(),
+        )
         log.info("router is listening", router=self._router_id, **addresses)
         return addresses
 
     async def serve_until(self, told_to_stop: asyncio.Event) -> None:
         """Serve until the event is set, then drain and end.
 
-        Raises what has stopped the router from following the registry, if anything has.
+        Raises what has stopped the router from following the cluster, if anything has.
         """
         telling = asyncio.create_task(told_to_stop.wait(), name="told to stop")
+        lease = RouterLease(self._registry, self._record)
+        entering = asyncio.create_task(lease.run(), name="router lease")
+        sharing = asyncio.create_task(self._shared_load.run(), name="shared load")
         following = asyncio.create_task(self._fleet.run(), name="fleet")
-        done, _ = await asyncio.wait({telling, following}, return_when=asyncio.FIRST_COMPLETED)
+        tasks = (entering, sharing, following)
+        done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         telling.cancel()
+        entering.cancel()
+        await lease.end()
         await self._drain()
-        following.cancel()
+        for task in tasks:
+            task.cancel()
         await self._fleet.close()
         log.info("router has stopped")
-        if following in done:
-            following.result()
+        for task in done - {telling}:
+            task.result()
 
     async def _drain(self) -> None:
         """Refuse new requests, and let those under way finish within the drain timeout."""
@@ -110,6 +145,9 @@ class Router:
         return ReplicaLink(record, estimate, self._router_id, silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
-        gauge = self.metrics.replicas_ready.labels(model.name)
-        gauge.set_function(lambda: model.replicas.num_ready)
+        metrics, name, prefixes = self.metrics, model.name, model.prefixes
+        metrics.replicas_ready.labels(name).set_function(lambda: model.replicas.num_ready)
+        metrics.prefix_blocks.labels(name).set_function(lambda: prefixes.num_blocks)
+        metrics.prefix_expected.labels(name).set_function(lambda: prefixes.num_expected)
+        metrics.prefix_replicas.labels(name).set_function(lambda: prefixes.num_known)
         await self._grpc.set_serving(self._gate.is_open)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from cluster.prefix.block_hash import HASH_SIZE_BYTES
+from cluster.prefix.events import joined, split
 from cluster.prefix.prefix_index import PrefixIndex
 from cluster.prefix.speculation import Speculation
 
@@ -48,7 +48,7 @@ class PrefixDirectory:
 
         Replicas that hold none are left out.
         """
-        held = self._index.depths(b"".join(hashes))
+        held = self._index.depths(joined(hashes))
         depths = {self._members[slot]: depth for slot, depth in held.items()}
         for member in self._speculation.members:
             start = depths.get(member, 0)
@@ -63,7 +63,7 @@ class PrefixDirectory:
         Forgotten after two seconds, by when the replica has told what became of it.
         """
         slot = self._slots.get(member)
-        held = 0 if slot is None else self._index.depths(b"".join(hashes)).get(slot, 0)
+        held = 0 if slot is None else self._index.depths(joined(hashes)).get(slot, 0)
         self._speculation.expect(hashes[held:], member)
 
     def is_known(self, member: str) -> bool:
@@ -111,6 +111,4 @@ class PrefixDirectory:
 
     def _settle(self, member: str, hashes: bytes) -> None:
         if member in self._speculation.members:
-            size = HASH_SIZE_BYTES
-            blocks = (hashes[i : i + size] for i in range(0, len(hashes), size))
-            self._speculation.settle(blocks, member)
+            self._speculation.settle(split(hashes), member)

@@ -10,7 +10,9 @@ from redis.exceptions import RedisError
 
 from cluster.errors import Reason, RequestError, invalid
 from cluster.model_card import ModelCard
+from cluster.prefix.follower import PrefixFollower
 from cluster.registry import Registry, ReplicaRecord
+from router.fleet.load_estimate import LoadEstimate
 from router.fleet.replica_set import ReplicaSet
 from router.fleet.served_model import ServedModel
 from router.text.codec import TextCodec
@@ -31,10 +33,12 @@ class Fleet:
     def __init__(
         self,
         registry: Registry,
+        prefixes: PrefixFollower,
         make_replicas: Callable[[], ReplicaSet],
         on_model: Callable[[ServedModel], Awaitable[None]],
     ) -> None:
         self._registry = registry
+        self._prefixes = prefixes
         self._make_replicas = make_replicas
         self._on_model = on_model
         self._models: dict[str, ServedModel] = {}
@@ -48,15 +52,20 @@ class Fleet:
         return [self._models[name] for name in sorted(self._models)]
 
     @property
+    def estimates(self) -> list[LoadEstimate]:
+        """What each replica of each model is believed to have to do."""
+        return [e for model in self._models.values() for e in model.replicas.estimates]
+
+    @property
     def age_s(self) -> float:
         """How old the knowledge of the registry is."""
         return time.monotonic() - self._followed_at
 
     async def run(self) -> None:
-        """Follow the registry until cancelled."""
-        async for records in self._registry.watch():
-            await self._follow(records)
-            self._followed_at = time.monotonic()
+        """Follow the registry, and what its replicas have cached, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_registry(), name="registry")
+            tasks.create_task(self._prefixes.run(), name="prefixes")
 
     async def find(self, name: str) -> ServedModel:
         """The model of this name, or the only one if `name` is empty.
@@ -108,12 +117,24 @@ class Fleet:
                 Reason.NO_REPLICA, f"model {name!r} cannot be served: its card is broken"
             ) from error
 
+    async def _follow_registry(self) -> None:
+        async for records in self._registry.watch():
+            await self._follow(records)
+            self._followed_at = time.monotonic()
+
     async def _follow(self, records: Sequence[ReplicaRecord]) -> None:
         by_model: dict[str, list[ReplicaRecord]] = defaultdict(list)
         for record in records:
             by_model[record.model].append(record)
         for name in by_model.keys() | self._models.keys():
             await self._follow_model(name, by_model[name])
+        self._prefixes.follow(
+            {
+                record.member: self._models[record.model].prefixes
+                for record in records
+                if record.model in self._models
+            }
+        )
 
     async def _follow_model(self, name: str, records: Sequence[ReplicaRecord]) -> None:
         model = self._models.get(name)

@@ -12,6 +12,8 @@ So what is cached under a root is prefix-closed, and idle blocks can always be e
 import heapq
 from collections.abc import Iterable, Sequence
 
+from cluster.prefix.events import CacheChange, CacheEvent, CacheEvents
+
 
 class OutOfBlocksError(Exception):
     """No block is free and none can be evicted."""
@@ -43,6 +45,7 @@ class BlockPool:
         self._clock = 0
         # Idle leaves by last use. Entries are not removed when they cease to be true, only skipped.
         self._leaves: list[tuple[int, int]] = []
+        self._events: CacheEvents | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -58,6 +61,19 @@ class BlockPool:
     def num_cached(self) -> int:
         """Blocks that can be found by hash, held ones included."""
         return len(self._cached)
+
+    def listen(self) -> None:
+        """Have `take_events` tell what is cached now, and all that changes from now on."""
+        self._events = CacheEvents()
+        for block_hash in self._cached:
+            self._events.note(CacheChange.STORED, block_hash)
+
+    def take_events(self) -> list[CacheEvent]:
+        """What became cached and what ceased to be, since the last time, in order.
+
+        Nothing until somebody listens. Whoever does is to ask often: events gather.
+        """
+        return self._events.take() if self._events is not None else []
 
     def allocate(self) -> int:
         """A block with one holder and undefined content. Raises OutOfBlocksError."""
@@ -141,6 +157,8 @@ class BlockPool:
         if above is not None:
             above.children.add(block)
         self._cached[block_hash] = block
+        if self._events is not None:
+            self._events.note(CacheChange.STORED, block_hash)
         return number
 
     def forget(self, number: int) -> None:
@@ -163,6 +181,8 @@ class BlockPool:
         for block in list(self._cached.values()):
             if block.parent is None:
                 self.forget(block.number)
+        if self._events is not None:
+            self._events.note_cleared()
 
     def check_integrity(self, held: Iterable[Sequence[int]]) -> None:
         """Compare the books with the block tables of all live sequences.
@@ -237,6 +257,8 @@ class BlockPool:
     def _uncache(self, block: _Block) -> None:
         assert block.hash is not None
         del self._cached[block.hash]
+        if self._events is not None:
+            self._events.note(CacheChange.REMOVED, block.hash)
         block.hash = None
         if block.parent is not None:
             block.parent.children.discard(block)

@@ -8,6 +8,7 @@ from time import monotonic, perf_counter
 from cluster.errors import Reason, RequestError, invalid
 from cluster.model_card import ModelCard
 from cluster.prefix.block_hash import root_hash
+from cluster.prefix.events import CacheEvent
 from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
@@ -203,6 +204,14 @@ class Engine:
     def clear_prefix_cache(self) -> None:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()
+
+    def listen_to_cache(self) -> None:
+        """Have `take_cache_events` tell what changes from now on."""
+        self.blocks.pool.listen()
+
+    def take_cache_events(self) -> list[CacheEvent]:
+        """What prefixes became cached and what ceased to be, since the last time, in order."""
+        return self.blocks.pool.take_events()
 
     def check(self) -> None:
         """Raise RankLostError if ranks are lost, also between steps. On any thread."""

@@ -10,6 +10,7 @@ import structlog
 
 from cluster.errors import RequestError
 from cluster.model_card import ModelCard
+from cluster.prefix.events import CacheEvent
 from workers.engine.load import Load
 from workers.engine.request import Request, SampleOutput
 from workers.replica.step_engine import StepEngine
@@ -46,6 +47,7 @@ class StepReport:
 
     outputs: list[SampleOutput] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    cache_events: list[CacheEvent] = field(default_factory=list)
 
 
 class EngineThread:
@@ -151,6 +153,7 @@ class EngineThread:
     def _main(self) -> None:
         try:
             self._engine = self._make_engine()
+            self._engine.listen_to_cache()
             self._load = self._engine.load()
         except BaseException as error:
             self._call(_fail, self._ready, error)
@@ -177,8 +180,9 @@ class EngineThread:
             self._load = engine.load()
             outputs = self._step(engine) if engine.has_work else []
             self._load = engine.load()
-            if outputs or refusals:
-                self._call(self._on_report, StepReport(outputs, refusals))
+            cache_events = engine.take_cache_events()
+            if outputs or refusals or cache_events:
+                self._call(self._on_report, StepReport(outputs, refusals, cache_events))
 
     def _next_commands(self, engine: StepEngine) -> tuple[list[Request], list[str]]:
         """What has come in; while the engine has no work, wait for it."""

@@ -13,11 +13,13 @@ from trunkline.internal.v1.replica_pb2_grpc import add_ReplicaServiceServicer_to
 
 from cluster.loading import LoadingBoard
 from cluster.node_host import node_host
+from cluster.prefix.block_log import BlockLog
+from cluster.prefix.publisher import PrefixPublisher
 from cluster.redis_client import connect
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import EngineSettings, Settings
 from workers.replica.dispatch import Dispatch
-from workers.replica.engine_thread import EngineDied, EngineHangs, EngineThread
+from workers.replica.engine_thread import EngineDied, EngineHangs, EngineThread, StepReport
 from workers.replica.lease import Lease, claim_epoch
 from workers.replica.metrics import ReplicaMetrics
 from workers.replica.progress import shown_progress
@@ -108,10 +110,22 @@ class Leader:
                 self._metrics.observe_step,
             )
             engine = settings.engine
-            dispatch = Dispatch(self._engine, engine.max_waiting_requests + engine.max_num_seqs)
-            self._servicer = ReplicaServicer(identity, dispatch, self._engine)
+            max_requests = engine.max_waiting_requests + engine.max_num_seqs
+            self._dispatch = Dispatch(self._engine, max_requests)
+            self._servicer = ReplicaServicer(identity, self._dispatch, self._engine)
+            self._publisher = self._make_publisher(epoch)
             self._opened.push_async_callback(self._engine.stop)
-            await self._engine.start(on_report=dispatch.report, on_death=self._die)
+            await self._engine.start(on_report=self._report, on_death=self._die)
+
+    def _make_publisher(self, epoch: int) -> PrefixPublisher:
+        redis, lease_s = self._settings.redis, self._settings.replica.lease_s
+        member = f"{self._replica_id}@{epoch}"
+        return PrefixPublisher(BlockLog(self._redis, redis.namespace, member, lease_s), lease_s)
+
+    def _report(self, step: StepReport) -> None:
+        """Pass on what a turn of the engine has to say."""
+        self._dispatch.report(step)
+        self._publisher.note(step.cache_events)
 
     async def _open(self, epoch: int) -> None:
         """Open the endpoints and enter the registry; draining closes in reverse order."""
@@ -127,6 +141,7 @@ class Leader:
         lease = Lease(self._registry, record, card, self._settings.replica.lease_s)
         self._keep(self._watch(), "watch over the engine")
         self._keep(self._servicer.report_load(), "load reports")
+        self._keep(self._publisher.run(), "prefix events")
         self._keep(lease.run(), "lease")
 
     async def _serve_grpc(self) -> str:

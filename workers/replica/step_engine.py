@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from cluster.model_card import ModelCard
+from cluster.prefix.events import CacheEvent
 from workers.engine.load import Load
 from workers.engine.request import Request, SampleOutput
 
@@ -67,6 +68,12 @@ class StepEngine(Protocol):
 
     def rest(self) -> bool:
         """Use a moment without work, briefly; whether to call it again soon."""
+
+    def listen_to_cache(self) -> None:
+        """Have `take_cache_events` tell what changes from now on."""
+
+    def take_cache_events(self) -> list[CacheEvent]:
+        """What prefixes became cached and what ceased to be, since the last time, in order."""
 
     def load(self) -> Load:
         """How busy it is."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from cluster.errors import Reason, RequestError, invalid
 from cluster.model_card import ModelCard
+from cluster.prefix.events import CacheEvent, CacheEvents
 from workers.engine.load import Load
 from workers.engine.request import FinishReason, Request, SampleOutput
 
@@ -56,6 +57,9 @@ class FakeEngine:
     """Times that `rest` has something to do."""
     rested: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
+    cache: CacheEvents = field(default_factory=CacheEvents)
+    """What the next turn tells of the cache."""
+    is_listened_to: bool = False
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -84,6 +88,13 @@ class FakeEngine:
         self.gate.wait()
         self.threads.add(threading.get_ident())
         return [output for r in list(self.running.values()) for output in self._advance(r)]
+
+    def listen_to_cache(self) -> None:
+        self.is_listened_to = True
+
+    def take_cache_events(self) -> list[CacheEvent]:
+        assert self.is_listened_to
+        return self.cache.take()
 
     def load(self) -> Load:
         return Load(len(self.running), 0, 0, 100 - len(self.running), 100, 0.0, 0.0)
