@@ -2,7 +2,8 @@
 
 Keys, all under the cluster's namespace: ``replicas`` is a sorted set of ``id@epoch`` by lease end
 (milliseconds of Redis's own clock, so that hosts' clocks do not matter), ``replica:id@epoch`` a
-record, ``model:NAME`` a card, ``epoch`` the last epoch given out.
+record, ``model:NAME`` a card, ``epoch`` the last epoch given out. ``routers`` and ``router:ID`` are
+the same for routers.
 """
 
 import asyncio
@@ -67,6 +68,20 @@ class ReplicaRecord(BaseModel):
         return f"{self.replica_id}@{self.epoch}"
 
 
+class RouterRecord(BaseModel):
+    """Where a router is found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    router_id: str
+    grpc_address: str
+    """host:port of its gRPC server."""
+    http_address: str
+    """host:port of its HTTP server."""
+    started_at: float
+    """In seconds since 1970."""
+
+
 class Registry:
     """Reads and writes the cluster's membership. Methods raise redis.exceptions.RedisError."""
 
@@ -104,6 +119,23 @@ class Registry:
         """All replicas whose lease has not ended."""
         found = await self._live(keys=[self._key("replicas"), self._key("replica", "")])
         return [ReplicaRecord.model_validate_json(record) for record in found]
+
+    async def enter_router(self, record: RouterRecord, lease_s: float) -> None:
+        """Enter a router, or prolong its lease: it is found for another `lease_s`."""
+        await self._renew(
+            keys=[self._key("routers"), self._key("router", record.router_id)],
+            args=[record.router_id, record.model_dump_json(), int(lease_s * 1000)],
+        )
+
+    async def remove_router(self, router_id: str) -> None:
+        """End a router's lease at once."""
+        await self.redis.zrem(self._key("routers"), router_id)
+        await self.redis.delete(self._key("router", router_id))
+
+    async def routers(self) -> list[RouterRecord]:
+        """All routers whose lease has not ended."""
+        found = await self._live(keys=[self._key("routers"), self._key("router", "")])
+        return [RouterRecord.model_validate_json(record) for record in found]
 
     async def publish_model(self, card: ModelCard) -> None:
         """Make a model known to the routers."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trunkline.v1 import admin_pb2 as admin
 
+from router.metrics import Metrics
 from router.policies import C, Choice, ReplicaLoad, RouteRequest
 from router.policies.replica_load import cost_parts
 
@@ -35,15 +36,17 @@ class Decision:
 class Decisions:
     """The last choices of one router, as many as a few minutes bring."""
 
-    def __init__(self, router_id: str, policy: str) -> None:
+    def __init__(self, router_id: str, policy: str, metrics: Metrics) -> None:
         self._router_id = router_id
         self._policy = policy
+        self._metrics = metrics
         self._ring = deque[Decision](maxlen=_CAPACITY)
 
     def record(
         self, request: RouteRequest, cause: str, candidates: Sequence[C], choice: Choice[C]
     ) -> None:
-        """Remember a choice; to be called before the request is booked."""
+        """Count and remember a choice; to be called before the request is booked."""
+        self._metrics.routing_decisions.labels(request.model.name, self._policy, choice.basis).inc()
         self._ring.append(
             Decision(
                 request.request_id,

@@ -5,21 +5,29 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from trunkline.v1 import inference_pb2
+from trunkline.v1 import admin_pb2, inference_pb2
+from trunkline.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from trunkline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 
 from router.address import authority
+from router.admin_servicer import GrpcAdmin
 from router.grpc_servicer import GrpcInference
 from router.inference import InferenceService
 
 INFERENCE: Final = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 
 
 class GrpcServer:
-    """Serves Inference, grpc.health.v1 and reflection."""
+    """Serves Inference, Admin, grpc.health.v1 and reflection."""
 
     def __init__(
-        self, service: InferenceService, *, max_message_bytes: int, stall_s: float
+        self,
+        service: InferenceService,
+        admin: GrpcAdmin,
+        *,
+        max_message_bytes: int,
+        stall_s: float,
     ) -> None:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -32,9 +40,10 @@ class GrpcServer:
             )
         )
         add_InferenceServicer_to_server(GrpcInference(service, stall_s), self._server)
+        add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (INFERENCE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
 
     async def start(self, host: str, port: int) -> int:

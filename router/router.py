@@ -112,6 +112,7 @@ class Router:
         done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         telling.cancel()
         entering.cancel()
+        await asyncio.wait({entering})
         await lease.end()
         await self._drain()
         for task in tasks:

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from trunkline.internal.v1 import replica_pb2 as internal
 
+from cluster.reservations import Reserved
 from router.fleet.prefill_rates import PrefillRates
 from router.policies.replica_load import ReplicaLoad
 
@@ -31,13 +31,6 @@ class Booking:
     """When its first token came, on the estimate's clock."""
 
 
-class Unreported(NamedTuple):
-    """What was sent to a replica and is in none of its reports yet."""
-
-    sequences: int = 0
-    prefill_tokens: int = 0
-
-
 class LoadEstimate:
     """The replica's last report, corrected by what routers sent and got back since.
 
@@ -50,7 +43,7 @@ class LoadEstimate:
     ) -> None:
         self.load = ReplicaLoad()
         """The estimate, renewed with every change."""
-        self._member = member
+        self.member = member
         self._rates = rates
         self._clock = clock
         self._report = internal.Load()
@@ -60,13 +53,13 @@ class LoadEstimate:
         self._own_sequences = 0
         self._sequences_since = 0
         self._tokens_since = 0
-        self._unreported = Unreported()
-        self._before = Unreported()
+        self._unreported = Reserved()
+        self._before = Reserved()
         """What was unreported until the last report came, which may have left before it."""
-        self._peers = Unreported()
+        self._peers = Reserved()
 
     @property
-    def unreported(self) -> Unreported:
+    def unreported(self) -> Reserved:
         """What this router has sent there since the last report."""
         return self._unreported
 
@@ -75,12 +68,12 @@ class LoadEstimate:
         self._report = load
         self._num_reports += 1
         self._peak_decode = max(load.decode_tokens_per_s, _PEAK_DECAY * self._peak_decode)
-        self._rates.learn(self._member, load.prefill_tokens_per_s)
+        self._rates.learn(self.member, load.prefill_tokens_per_s)
         self._sequences_since = self._tokens_since = 0
-        self._before, self._unreported = self._unreported, Unreported()
+        self._before, self._unreported = self._unreported, Reserved()
         self._renew()
 
-    def share(self, peers: Unreported) -> None:
+    def share(self, peers: Reserved) -> None:
         """Take other routers' word for what they have sent there."""
         if peers != self._peers:
             self._peers = peers
@@ -121,10 +114,10 @@ class LoadEstimate:
         """Change what the replica's reports may not show yet."""
         if booking.report == self._num_reports:
             s, t = self._unreported
-            self._unreported = Unreported(s + sequences, t + tokens)
+            self._unreported = Reserved(s + sequences, t + tokens)
         elif booking.report == self._num_reports - 1:
             s, t = self._before
-            self._before = Unreported(s + sequences, t + tokens)
+            self._before = Reserved(s + sequences, t + tokens)
 
     def _renew(self) -> None:
         report = self._report
@@ -137,7 +130,7 @@ class LoadEstimate:
         self.load = ReplicaLoad.of(
             pending_sequences=pending,
             queued_prefill_tokens=queued,
-            prefill_tokens_per_s=self._rates.believed(self._member),
+            prefill_tokens_per_s=self._rates.believed(self.member),
             typical_tokens_per_s=self._rates.typical,
             place_ms=self._place_ms(pending),
             decode_ms=self._decode_ms(pending),

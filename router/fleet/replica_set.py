@@ -43,6 +43,11 @@ class ReplicaSet:
         """Replicas that take requests now."""
         return sum(link.is_ready for link in self._links.values())
 
+    @property
+    def estimates(self) -> list[LoadEstimate]:
+        """What each replica is believed to have to do."""
+        return [link.estimate for link in self._links.values()]
+
     def has_news(self, records: Iterable[ReplicaRecord]) -> bool:
         """Whether there is a replica among these that was not here before."""
         return any(record.member not in self._links for record in records)

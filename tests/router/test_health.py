@@ -13,6 +13,7 @@ from tests.router.fake_replica import FakeReplica
 from tests.router.harness import Client, running_router
 
 INFERENCE = "trunkline.v1.Inference"
+ADMIN = "trunkline.v1.Admin"
 
 
 async def test_serving_begins_with_the_first_model(
@@ -33,7 +34,7 @@ async def test_reflection_lists_the_services(client: Client) -> None:
     call = stub.ServerReflectionInfo()
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     listed = (await call.read()).list_services_response.service
-    assert {INFERENCE, "grpc.health.v1.Health"} <= {service.name for service in listed}
+    assert {INFERENCE, ADMIN, "grpc.health.v1.Health"} <= {service.name for service in listed}
     call.cancel()
 
 

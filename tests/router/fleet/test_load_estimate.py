@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.internal.v1 import replica_pb2 as internal
 
-from router.fleet.load_estimate import LoadEstimate, Unreported
+from cluster.reservations import Reserved
+from router.fleet.load_estimate import LoadEstimate
 from router.fleet.prefill_rates import PrefillRates
 
 BOOKINGS = st.lists(st.tuples(st.integers(1, 16), st.integers(0, 9000)), max_size=10)
@@ -56,7 +57,7 @@ def test_nothing_is_left_when_all_has_ended(
         load.release(booking)
     load.report(report())
     assert (load.load.pending_sequences, load.load.queued_prefill_tokens) == (0, 0)
-    assert load.unreported == Unreported()
+    assert load.unreported == Reserved()
 
 
 def test_a_report_that_left_before_the_request_arrived_does_not_hide_it() -> None:
@@ -91,17 +92,17 @@ def test_what_is_unreported_is_what_was_sent_since_the_last_report_and_has_not_e
     load.report(report())
     load.book(2, 200)
     ended = load.book(4, 400)
-    assert load.unreported == Unreported(6, 600)
+    assert load.unreported == Reserved(6, 600)
     load.release(ended)
-    assert load.unreported == Unreported(2, 200)
+    assert load.unreported == Reserved(2, 200)
 
 
 def test_what_other_routers_have_sent_counts_beside_our_own() -> None:
     load = estimate()
     load.book(1, 100)
-    load.share(Unreported(3, 300))
+    load.share(Reserved(3, 300))
     assert (load.load.pending_sequences, load.load.queued_prefill_tokens) == (4, 400)
-    assert load.unreported == Unreported(1, 100)
+    assert load.unreported == Reserved(1, 100)
 
 
 @given(queued=st.integers(0, 100_000), rate=st.floats(10.0, 1e6))

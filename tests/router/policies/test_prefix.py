@@ -64,7 +64,8 @@ def test_cost_grows_without_a_step_as_the_queue_does() -> None:
     policy, costs = policy_of(Known(fleet)), list[float]()
     for queued in range(0, 50_000, 100):
         fleet[0].report(rate=5000.0, queued=queued)
-        costs.append(policy.choose(request(PREFIX), fleet).costs[0])
+        prompt = range(1000 * queued, 1000 * queued + 500)
+        costs.append(policy.choose(request(prompt), fleet).costs[0])
     assert all(after - before == pytest.approx(20.0) for before, after in pairwise(costs))
 
 
