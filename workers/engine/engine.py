@@ -186,6 +186,7 @@ class Engine:
             total_blocks=pool.num_blocks,
             prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             decode_tokens_per_s=self._rates.decode_tokens_per_s,
+            max_running_sequences=self._settings.max_num_seqs,
         )
 
     def check_integrity(self) -> None:

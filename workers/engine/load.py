@@ -18,3 +18,5 @@ class Load:
     """Learned; 0 until known."""
     decode_tokens_per_s: float
     """Learned; 0 until known."""
+    max_running_sequences: int
+    """Sequences that may run at a time."""

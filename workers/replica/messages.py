@@ -86,6 +86,7 @@ def to_load(load: Load, *, draining: bool) -> internal.Load:
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         decode_tokens_per_s=load.decode_tokens_per_s,
         draining=draining,
+        max_running_sequences=load.max_running_sequences,
     )
 
 

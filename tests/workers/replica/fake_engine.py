@@ -97,7 +97,7 @@ class FakeEngine:
         return self.cache.take()
 
     def load(self) -> Load:
-        return Load(len(self.running), 0, 0, 100 - len(self.running), 100, 0.0, 0.0)
+        return Load(len(self.running), 0, 0, 100 - len(self.running), 100, 0.0, 0.0, 100)
 
     def rest(self) -> bool:
         self.num_rests -= 1
