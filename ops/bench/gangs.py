@@ -7,12 +7,17 @@ from random import Random
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+import torch
+
 from cluster.settings import EngineSettings, ParallelSettings
 from ops.bench.report import Row
 from ops.models.random_model import write_random_model
 from ops.models.shapes import NAMED
+from workers.engine.cpus import usable_cpus
 from workers.engine.llm import LLM
 from workers.engine.sampling_params import SamplingParams
+from workers.kernels.library import load_library
+from workers.parallel.layout import ParallelLayout
 
 _CACHE_BYTES = 512 * 1024**2
 _DECODE_PROMPT, _DECODE_OUTPUT = 32, 64
@@ -55,6 +60,7 @@ def _beside(
         values: dict[str, list[float]] = {name: [] for name in engines}
         for run in range(-1, runs):
             for name, llm in engines.items():
+                _use_cores(layouts[name])
                 rate = measure(llm, run)
                 if run >= 0:
                     values[name].append(rate)
@@ -70,6 +76,19 @@ def _beside(
         )
         for name, rates in values.items()
     ]
+
+
+def _use_cores(layout: ParallelSettings) -> None:
+    """Give this process, which has a rank of every engine, the threads of that layout's ranks.
+
+    Threads are the process's, and the engine made last has set their number.
+    """
+    library = load_library()
+    num_threads = max(1, usable_cpus() // ParallelLayout(**layout.model_dump()).world_size)
+    if library is not None:
+        library.set_num_threads(num_threads)
+    else:
+        torch.set_num_threads(num_threads)
 
 
 def _settings(layout: ParallelSettings) -> EngineSettings:
