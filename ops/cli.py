@@ -193,6 +193,22 @@ def status(
 
 
 @app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="As the response names it.")],
+    redis_url: Annotated[
+        str | None, typer.Option(help="The cluster's Redis; by default this machine's cluster.")
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="With --redis-url.")] = "trunkline",
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    api_key: ApiKey = None,
+) -> None:
+    """Why a request went to its replica, and what the others would have cost."""
+    from ops.explain import explain as run
+
+    run(request_id, redis_url, namespace, api_key, as_json=json)
+
+
+@app.command()
 def quality(
     model: Annotated[str, typer.Argument(help="Directory of a model, or a shipped one: demo.")],
     quantization: Annotated[

@@ -119,8 +119,8 @@ class Router:
             task.cancel()
         await self._fleet.close()
         log.info("router has stopped")
-        for task in done - {telling}:
-            task.result()
+        for ended in done & set(tasks):
+            ended.result()
 
     async def _drain(self) -> None:
         """Refuse new requests, and let those under way finish within the drain timeout."""

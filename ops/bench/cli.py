@@ -211,6 +211,29 @@ def sampling(
 
 
 @app.command()
+def router(
+    prompt_tokens: Annotated[str, typer.Option(help="Lengths of prompts, with commas.")] = (
+        "512,8192"
+    ),
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 5,
+    json: Json = None,
+) -> None:
+    """A choice among 64 replicas, and the index's memory; the limits are goals."""
+    from ops.bench.report import print_rows, write_rows
+    from ops.bench.router import bench_router
+    from ops.failure import UsageError
+
+    try:
+        lengths = [int(length) for length in prompt_tokens.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--prompt-tokens: {error}; expected integers") from error
+    rows = bench_router(runs, lengths)
+    print_rows(rows, "trunkline bench router")
+    if json is not None:
+        write_rows(rows, json)
+
+
+@app.command()
 def parallel(
     figures: Annotated[
         str, typer.Option(help="all_reduce, plan, tensor, pipeline; without any, all.")
