@@ -48,6 +48,10 @@ class Batch:
     """Blocks to copy before anything is computed."""
     cleared: list[int] = field(default_factory=list)
     """Blocks to clear before that."""
+    saves: list[tuple[int, int]] = field(default_factory=list)
+    """(block, slot) to copy to host memory before all that."""
+    loads: list[tuple[int, int]] = field(default_factory=list)
+    """(slot, block) to copy back, after `copies`."""
 
     num_tokens: int = 0
     """Rows that go through the model."""

@@ -10,7 +10,7 @@ So what is cached under a root is prefix-closed, and idle blocks can always be e
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cluster.prefix.events import CacheChange, CacheEvent, CacheEvents
 
@@ -46,6 +46,8 @@ class BlockPool:
         # Idle leaves by last use. Entries are not removed when they cease to be true, only skipped.
         self._leaves: list[tuple[int, int]] = []
         self._events: CacheEvents | None = None
+        self.on_evict: Callable[[int, bytes], None] | None = None
+        """Told each cached block, and its hash, that is about to be given to somebody else."""
 
     @property
     def num_blocks(self) -> int:
@@ -246,6 +248,8 @@ class BlockPool:
             if self._is_idle_leaf(entry):
                 block = self._blocks[entry[1]]
                 parent = block.parent
+                if self.on_evict is not None and block.hash is not None:
+                    self.on_evict(block.number, block.hash)
                 self._uncache(block)
                 self._num_idle -= 1
                 self._free.append(block.number)

@@ -36,6 +36,8 @@ class Bookkeeper:
                 group.started = Started(group.cached_prompt_tokens, now - group.arrived_at)
                 self._stats.prompt_tokens += len(group.request.prompt_token_ids)
                 self._stats.hit_tokens += group.cached_prompt_tokens
+                self._stats.tiers.host_hit_tokens += group.loaded_tokens.host
+                self._stats.tiers.redis_hit_tokens += group.loaded_tokens.redis
             if sequence not in result.failed:
                 sequence.num_computed = chunk.end
                 self._scheduler.blocks.register_full(sequence)

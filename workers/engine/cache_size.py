@@ -1,5 +1,8 @@
 """What the KV cache is made of: how many blocks, of which type."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
 
 from cluster.settings import EngineSettings
@@ -8,11 +11,24 @@ from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
 
 
-def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) -> int:
-    """Blocks of this rank's cache, one of them for the null block: what fits, but no more than can
-    be used. As many blocks are all its sequence ranks' together, times their number.
+class CacheSize(NamedTuple):
+    """What a rank has room for. Sequence ranks have so much each."""
 
-    Raises ValueError if there is no room for a single one.
+    num_blocks: int
+    """In its cache, one of them the null block."""
+    num_slots: int
+    """Blocks in host memory."""
+
+    @classmethod
+    def least(cls, sizes: "Iterable[CacheSize]") -> "CacheSize":
+        """What all have room for."""
+        return cls(*map(min, zip(*sizes, strict=True)))
+
+
+def cache_size(model: CausalLM, settings: EngineSettings, max_model_len: int) -> CacheSize:
+    """Of this rank: what fits, but no more blocks than can be used.
+
+    Raises ValueError if there is no room for a single block where there should be some.
     """
     dtype = cache_dtype(model, settings)
     block_bytes = KVCache.bytes_per_block(model.shape, settings.block_size, dtype)
@@ -22,7 +38,14 @@ def cache_blocks(model: CausalLM, settings: EngineSettings, max_model_len: int) 
             f"engine.kv_cache_bytes: got {budget}, expected at least one block's {block_bytes}"
         )
     usable = settings.max_num_seqs * -(-max_model_len // settings.block_size)
-    return 1 + min(budget // block_bytes, -(-usable // settings.parallel.sequence))
+    num_blocks = 1 + min(budget // block_bytes, -(-usable // settings.parallel.sequence))
+    if 0 < settings.host_cache_bytes < block_bytes:
+        raise ValueError(
+            f"engine.host_cache_bytes: got {settings.host_cache_bytes}, expected 0 or at least one "
+            f"block's {block_bytes}"
+        )
+    host_bytes = settings.host_cache_bytes if settings.enable_prefix_caching else 0
+    return CacheSize(num_blocks, host_bytes // block_bytes)
 
 
 def cache_dtype(model: CausalLM, settings: EngineSettings) -> torch.dtype:

@@ -74,6 +74,8 @@ class Loaded(Message):
     kind: Literal["loaded"] = "loaded"
     num_blocks: int
     """That its memory has room for."""
+    num_slots: int
+    """The same in host memory."""
 
 
 class Start(Message):
@@ -82,6 +84,8 @@ class Start(Message):
     kind: Literal["start"] = "start"
     num_blocks: int
     """On all ranks."""
+    num_slots: int
+    """The same in host memory."""
 
 
 class Failed(Message):

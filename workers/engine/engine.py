@@ -13,9 +13,11 @@ from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
-from workers.engine.cache_size import cache_blocks, cache_dtype
+from workers.engine.cache_layout import cache_layout
+from workers.engine.cache_size import cache_dtype, cache_size
 from workers.engine.card import model_card
 from workers.engine.gang_protocol import Gang, SoloGang
+from workers.engine.host_tier import HostTier
 from workers.engine.in_flight import InFlight
 from workers.engine.intake import Intake
 from workers.engine.kv_blocks import KVBlocks
@@ -23,11 +25,13 @@ from workers.engine.load import Load
 from workers.engine.model_runner import ModelRunner, StepResult
 from workers.engine.rank_runner import RankRunner
 from workers.engine.rates import Rates
+from workers.engine.redis_tier import RedisTier
 from workers.engine.request import FinishReason, Request, SampleOutput
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import RequestGroup
 from workers.engine.served_model import served_model
 from workers.engine.stats import Stats
+from workers.layers.host_store import HostStore
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
 from workers.parallel.group import RankLostError
@@ -59,37 +63,41 @@ class Engine:
         )
         self.stats = Stats(layers=self.model.shape.layers, expert_load=self.model.expert_load)
         self._rates = Rates()
-        num_blocks = self._gang.agree_blocks(cache_blocks(self.model, settings, self.max_model_len))
+        size = self._gang.agree(cache_size(self.model, settings, self.max_model_len))
+        num_slots = size.num_slots * ranks.layout.sequence
+        self._host = HostTier(num_slots, self.stats.tiers) if num_slots else None
         self.blocks = KVBlocks(
-            BlockPool(num_blocks * ranks.layout.sequence),
+            BlockPool(size.num_blocks * ranks.layout.sequence),
             block_size,
             share_prefixes=settings.enable_prefix_caching,
             window=_common_window(self.model),
+            host=self._host,
         )
+        cache = KVCache.allocate(
+            self.model.shape,
+            size.num_blocks,
+            block_size,
+            cache_dtype(self.model, settings),
+            self.model.device,
+        )
+        rank = RankRunner(
+            self.model,
+            cache,
+            ranks,
+            block_size=block_size,
+            max_num_tokens=settings.max_num_batched_tokens,
+            num_slots=size.num_slots,
+        )
+        self._runner = ModelRunner(
+            rank, self._gang.send, block_size=block_size, watch=self.stats.watch
+        )
+        self._redis = self._redis_tier(rank.host)
         self._scheduler = Scheduler(
             self.blocks,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,
             num_in_flight=ranks.layout.pipeline,
-        )
-        cache = KVCache.allocate(
-            self.model.shape,
-            num_blocks,
-            block_size,
-            cache_dtype(self.model, settings),
-            self.model.device,
-        )
-        self._runner = ModelRunner(
-            RankRunner(
-                self.model,
-                cache,
-                ranks,
-                block_size=block_size,
-                max_num_tokens=settings.max_num_batched_tokens,
-            ),
-            self._gang.send,
-            block_size=block_size,
-            watch=self.stats.watch,
+            fetches=self._redis,
         )
         self._in_flight = InFlight(
             self._scheduler, self._runner, self.stats.watch, ranks.layout.pipeline
@@ -152,6 +160,8 @@ class Engine:
         try:
             self._in_flight.submit()
             done = self._in_flight.collect() if self._in_flight else None
+            if done is None and self._redis is not None and self._scheduler.num_fetching:
+                self._redis.wait(_FETCH_WAIT_S)
         except RankLostError:
             raise
         except BaseException as error:
@@ -160,6 +170,8 @@ class Engine:
             raise
         if done is not None:
             batch, result = done
+            if self._host is not None:
+                self._host.carried_out(batch.saves, batch.loads)
             self._count(batch, result, perf_counter() - began)
             outputs += self._keeper.commit(batch, result)
         for output in outputs:
@@ -193,6 +205,8 @@ class Engine:
         """Compare the block pool's books with what sequences hold. Raises AssertionError."""
         tables = (s.block_table for group in self._groups.values() for s in group.live)
         self.blocks.pool.check_integrity(tables)
+        if self._host is not None:
+            self._host.check_integrity()
 
     def kernel_seconds(self) -> list[tuple[str, float]]:
         """The last step's kernels in order, and how long each takes when that step is done again.
@@ -205,6 +219,8 @@ class Engine:
     def clear_prefix_cache(self) -> None:
         """Forget all cached prefixes."""
         self.blocks.pool.clear_cache()
+        if self._host is not None:
+            self._host.clear()
 
     def listen_to_cache(self) -> None:
         """Have `take_cache_events` tell what changes from now on."""
@@ -224,7 +240,23 @@ class Engine:
 
     def close(self) -> None:
         """Let the other ranks end; the engine cannot be used any more."""
+        if self._redis is not None:
+            self._redis.close()
         self._gang.close()
+
+    def _redis_tier(self, rows: HostStore | None) -> RedisTier | None:
+        settings = self._settings
+        if settings.redis_cache.url is None or self._host is None or rows is None:
+            return None
+        return RedisTier(
+            settings.redis_cache,
+            cache_layout(self.model, settings),
+            self.blocks,
+            self._host,
+            rows,
+            self.stats.tiers,
+            lambda: self._rates.prefill_tokens_per_s,
+        )
 
     def _note_deadline(self, deadline: float, request_id: str) -> None:
         """Remember a deadline, and forget those of requests that ended long before theirs."""
@@ -257,6 +289,8 @@ class Engine:
 
 
 _DEADLINES_KEPT = 1024
+_FETCH_WAIT_S = 0.005
+"""The longest that a new request may wait for, when all others wait for their prefixes."""
 
 
 def _common_window(model: CausalLM) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from cluster.settings import EngineSettings
+from workers.engine.cache_size import CacheSize
 from workers.engine.control import HEARTBEAT_S, ChannelLost, ChannelSilent
 from workers.engine.control_hello import new_token
 from workers.engine.control_messages import (
@@ -107,18 +108,18 @@ class ProcessGang:
         self._show_progress()
         self.check()
 
-    def agree_blocks(self, own: int) -> int:
+    def agree(self, own: CacheSize) -> CacheSize:
         """See Gang."""
         with self._news:
             self._news.wait_for(
-                lambda: self._lost or all(m.num_blocks is not None for m in self._members)
+                lambda: self._lost or all(m.room is not None for m in self._members)
             )
         self.check()
-        num_blocks = min(own, *(member.num_blocks or 0 for member in self._members))
+        room = CacheSize.least([own, *(m.room for m in self._members if m.room is not None)])
         for member in self._members:
-            self._tell(member, Start(num_blocks=num_blocks))
+            self._tell(member, Start(num_blocks=room.num_blocks, num_slots=room.num_slots))
         self.check()
-        return num_blocks
+        return room
 
     def send(self, plan: StepPlan) -> None:
         """See Gang."""
@@ -252,7 +253,7 @@ class ProcessGang:
             self._show_progress()
         elif isinstance(message, Loaded):
             with self._news:
-                member.num_blocks = message.num_blocks
+                member.room = CacheSize(message.num_blocks, message.num_slots)
                 self._news.notify_all()
         elif isinstance(message, Failed):
             self._die(RankLostError(f"{member} failed: {message.error}"))

@@ -8,6 +8,7 @@ from time import monotonic
 
 import structlog
 
+from workers.engine.cache_size import CacheSize
 from workers.engine.control import Channel, ChannelLost
 from workers.engine.control_hello import receive_hello
 from workers.engine.control_messages import Hello
@@ -25,8 +26,8 @@ class Member:
         self.channel = channel
         self.progress = (0, 0)
         """Layers loaded, layers in all."""
-        self.num_blocks: int | None = None
-        """KV blocks that it has room for, once it has loaded."""
+        self.room: CacheSize | None = None
+        """What it has room for, once it has loaded."""
         self.has_left = False
         """Whether its connection has ended."""
 

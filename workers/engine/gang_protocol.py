@@ -3,6 +3,7 @@
 import faulthandler
 from typing import Protocol
 
+from workers.engine.cache_size import CacheSize
 from workers.engine.step_plan import StepPlan
 from workers.parallel.group import Ranks, solo_ranks
 
@@ -16,8 +17,8 @@ class Gang(Protocol):
     def ranks(self) -> Ranks:
         """The leader's own place, and what it exchanges tensors by."""
 
-    def agree_blocks(self, own: int) -> int:
-        """The KV blocks that every rank has room for; the leader itself has room for `own`.
+    def agree(self, own: CacheSize) -> CacheSize:
+        """What every rank has room for; the leader itself has room for `own`.
 
         From then on the other ranks follow plans. Raises RankLostError.
         """
@@ -47,7 +48,7 @@ class SoloGang:
     def __init__(self) -> None:
         self.ranks = solo_ranks()
 
-    def agree_blocks(self, own: int) -> int:
+    def agree(self, own: CacheSize) -> CacheSize:
         """See Gang."""
         return own
 

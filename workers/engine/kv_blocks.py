@@ -5,7 +5,8 @@ from bisect import bisect_left
 
 from cluster.prefix.block_hash import block_hash, block_hashes
 from workers.engine.block_pool import BlockPool
-from workers.engine.sequence import Sequence
+from workers.engine.host_tier import NO_TRANSFERS, HostTier, Transfers
+from workers.engine.sequence import LoadedTokens, Sequence
 
 CopyPair = tuple[int, int]
 """(source block, destination block)"""
@@ -18,9 +19,19 @@ class KVBlocks:
     """
 
     def __init__(
-        self, pool: BlockPool, block_size: int, *, share_prefixes: bool, window: int | None
+        self,
+        pool: BlockPool,
+        block_size: int,
+        *,
+        share_prefixes: bool,
+        window: int | None,
+        host: HostTier | None = None,
     ) -> None:
+        """With a `host` tier, blocks that have left the pool come back from there."""
         self.pool = pool
+        self._host = host
+        if host is not None:
+            pool.on_evict = host.evicted
         self.block_size = block_size
         self._share_prefixes = share_prefixes
         self._window = window
@@ -62,20 +73,69 @@ class KVBlocks:
         """
         if not self._share_prefixes:
             return 0
+        hashes = self.usable_hashes(sequence)
+        blocks = self.pool.match(hashes)
+        self.pool.hold(blocks)
+        is_continued = False
+        if self._host is not None:
+            self._host.found(hashes[: len(blocks)], blocks)
+            is_continued = self._host.num_found(hashes[len(blocks) : len(blocks) + 1]) > 0
+        sequence.block_table = array("q", blocks)
+        sequence.num_registered = len(blocks)
+        sequence.num_computed = len(blocks) * self.block_size
+        if blocks and not is_continued:
+            self._adopt_within(sequence)
+        sequence.num_scheduled = sequence.num_computed
+        return sequence.num_computed
+
+    def usable_hashes(self, sequence: Sequence) -> list[bytes]:
+        """Of the blocks that the sequence could take from others."""
         if not sequence.block_hashes:
             sequence.block_hashes = block_hashes(
                 sequence.group.root_hash, sequence.token_ids, self.block_size
             )
-        usable = (len(sequence.token_ids) - 1) // self.block_size
-        blocks = self.pool.match(sequence.block_hashes[:usable])
-        self.pool.hold(blocks)
-        sequence.block_table = array("q", blocks)
-        sequence.num_registered = len(blocks)
-        sequence.num_computed = len(blocks) * self.block_size
-        if blocks:
-            self._adopt_within(sequence)
-        sequence.num_scheduled = sequence.num_computed
-        return sequence.num_computed
+        return sequence.block_hashes[: (len(sequence.token_ids) - 1) // self.block_size]
+
+    def missing_hashes(self, sequence: Sequence) -> list[bytes]:
+        """Of the blocks that the sequence could take from others, those that are in no tier here
+        and follow what is."""
+        if not self._share_prefixes:
+            return []
+        hashes = self.usable_hashes(sequence)
+        rest = hashes[len(self.pool.match(hashes)) :]
+        return rest if self._host is None else rest[self._host.num_found(rest) :]
+
+    def load_prefix(self, sequence: Sequence) -> LoadedTokens:
+        """Have the next step load what follows the adopted prefix in host memory; returns its
+        tokens.
+
+        The blocks are cached from now on. Nothing is loaded where blocks are so few that they might
+        have to go before the sequence has ended its prompt.
+        """
+        table = sequence.block_table
+        host = self._host if self._share_prefixes else None
+        missing = self.blocks_for(len(sequence.token_ids)) - len(table)
+        ends_within_block = sequence.num_computed % self.block_size
+        if host is None or ends_within_block or self.pool.num_available < missing:
+            return LoadedTokens()
+        hashes = self.usable_hashes(sequence)[len(table) :]
+        slots = host.take(hashes)
+        num_brought = 0
+        for slot, name in zip(slots, hashes, strict=False):
+            parent, start = table[-1] if table else None, len(table) * self.block_size
+            block = self.pool.allocate()
+            num_brought += host.load(slot, block, name)
+            tokens = sequence.token_ids[start : start + self.block_size]
+            table.append(self.pool.register(block, name, parent, tokens))
+        sequence.num_registered = len(table)
+        sequence.num_computed = sequence.num_scheduled = len(table) * self.block_size
+        return LoadedTokens(
+            (len(slots) - num_brought) * self.block_size, num_brought * self.block_size
+        )
+
+    def hand_out_transfers(self) -> Transfers:
+        """What the step that is planned now moves from and to host memory."""
+        return NO_TRANSFERS if self._host is None else self._host.hand_out()
 
     def _adopt_within(self, sequence: Sequence) -> None:
         """Hold the cached block that begins like the sequence's next one, to be copied on write.
@@ -86,7 +146,7 @@ class KVBlocks:
         end = min(start + self.block_size, len(sequence.token_ids) - 1)
         following = sequence.token_ids[start:end]
         block, num_tokens = self.pool.match_within(table[-1], following)
-        if not num_tokens:
+        if not num_tokens or (self._host is not None and self._host.is_loading(block)):
             return
         self.pool.hold([block])
         if self.pool.num_available < self.blocks_for(len(sequence.token_ids)) - len(table):

@@ -18,7 +18,7 @@ import structlog
 
 from cluster.logs import configure_logs
 from cluster.settings import LogSettings
-from workers.engine.cache_size import cache_blocks, cache_dtype
+from workers.engine.cache_size import cache_dtype, cache_size
 from workers.engine.control import HEARTBEAT_S, SILENCE_S, Channel, ChannelLost
 from workers.engine.control_hello import connect_to_leader
 from workers.engine.control_messages import (
@@ -127,17 +127,20 @@ class _Rank:
         settings = setup.settings
         model = served_model(Path(setup.model_dir), settings, self._tell_progress, ranks)
         longest = model.config.max_sequence_len
-        num_blocks = cache_blocks(model, settings, min(settings.max_model_len or longest, longest))
-        self._channel.send(Loaded(num_blocks=num_blocks))
-        num_blocks = self._next(Start).num_blocks
+        room = cache_size(model, settings, min(settings.max_model_len or longest, longest))
+        self._channel.send(Loaded(num_blocks=room.num_blocks, num_slots=room.num_slots))
+        start = self._next(Start)
         dtype = cache_dtype(model, settings)
-        cache = KVCache.allocate(model.shape, num_blocks, settings.block_size, dtype, model.device)
+        cache = KVCache.allocate(
+            model.shape, start.num_blocks, settings.block_size, dtype, model.device
+        )
         return RankRunner(
             model,
             cache,
             ranks,
             block_size=settings.block_size,
             max_num_tokens=settings.max_num_batched_tokens,
+            num_slots=start.num_slots,
         )
 
     def _tell_progress(self, done: int, total: int) -> None:

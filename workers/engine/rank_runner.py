@@ -11,6 +11,7 @@ from workers.engine.vocabulary_logits import VocabularyLogits
 from workers.layers.attention import AttentionPlan
 from workers.layers.block_exchange import copy_blocks, zero_blocks
 from workers.layers.block_share import BlockShare
+from workers.layers.host_store import HostStore
 from workers.layers.kv_cache import KVCache
 from workers.layers.workspace import Workspace
 from workers.models.causal_lm import CausalLM
@@ -50,11 +51,14 @@ class RankRunner:
         *,
         block_size: int,
         max_num_tokens: int,
+        num_slots: int = 0,
     ) -> None:
-        """For steps of up to max_num_tokens tokens."""
+        """For steps of up to max_num_tokens tokens, with so many blocks in host memory."""
         self.model = model
         self._cache = cache
         self._ranks = ranks
+        self.host = HostStore(cache, num_slots, ranks.sequence) if num_slots else None
+        """What of the cache is in host memory."""
         self._block_size = block_size
         self.row_share = RowShare(ranks.sequence, model, max_num_tokens)
         """Which rows of a step are this rank's."""
@@ -86,9 +90,13 @@ class RankRunner:
             self.model.rebalancer.rest()
 
     def prepare(self, plan: StepPlan) -> PreparedStep:
-        """Clear and copy blocks, and work out what layers share. Within inference_mode."""
+        """Move, clear and copy blocks, and work out what layers share. Within inference_mode."""
+        if self.host is not None:
+            self.host.save(plan.save_pairs)
         zero_blocks(self._cache, plan.cleared.tolist(), self._block_share)
         copy_blocks(self._cache, plan.copy_pairs, self._ranks.sequence)
+        if self.host is not None:
+            self.host.load(plan.load_pairs)
         own = self.row_share.own(len(plan.token_ids))
         rows = self._rows[:, : own.stop - own.start]
         rows[0], rows[1] = plan.token_ids[own], plan.positions[own]

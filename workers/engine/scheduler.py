@@ -8,14 +8,28 @@ them. Chunked prefill, prefix hits and recomputation after preemption are the sa
 import heapq
 from collections.abc import Iterator
 from itertools import chain
+from typing import Protocol
 
 from workers.engine.admission import Admission, Forecast
 from workers.engine.batch import Batch, Chunk
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.output_length import OutputLength
-from workers.engine.sequence import RequestGroup, Sequence
+from workers.engine.sequence import LoadedTokens, RequestGroup, Sequence
 
 _Rank = tuple[int, int, int]
+
+
+class Fetches(Protocol):
+    """Prefixes that come from elsewhere while others are served; see RedisTier."""
+
+    def begin(self, sequence: Sequence) -> bool:
+        """Whether a new sequence is to wait until `arrived` names it."""
+
+    def arrived(self) -> list[Sequence]:
+        """The sequences that need not wait any more."""
+
+    def leave(self, sequence: Sequence) -> None:
+        """A sequence that waits has ended."""
 
 
 class Scheduler:
@@ -33,6 +47,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         num_in_flight: int = 1,
+        fetches: Fetches | None = None,
     ) -> None:
         """The steps in flight at a time share the running sequences and the token budget."""
         self.blocks = blocks
@@ -45,13 +60,21 @@ class Scheduler:
         self._admission = Admission(blocks, self.output_length, max_num_batched_tokens)
         self._waiting: list[tuple[_Rank, Sequence]] = []
         self._waiting_tokens = 0
+        self._fetches = fetches
+        self._fetching: set[Sequence] = set()
+        """Those that wait for their prefix, so that others go before them."""
         self._blocked: Sequence | None = None
         """The first to wait, if it had no place and nobody has left since."""
 
     @property
     def num_waiting(self) -> int:
         """Sequences that wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._fetching)
+
+    @property
+    def num_fetching(self) -> int:
+        """Those of them that could not be started yet, as their prefix is on its way."""
+        return len(self._fetching)
 
     @property
     def queued_tokens(self) -> int:
@@ -61,13 +84,17 @@ class Scheduler:
 
     def waiting(self) -> Iterator[Sequence]:
         """The sequences that wait, in no particular order."""
-        return (sequence for _, sequence in self._waiting)
+        return chain((sequence for _, sequence in self._waiting), self._fetching)
 
     def add(self, group: RequestGroup) -> None:
         """Queue a request; its first sample will read the prompt."""
         sequence = Sequence(group, group.request.first_index)
         group.live.append(sequence)
-        self._wait(sequence)
+        if self._fetches is not None and may_share(sequence) and self._fetches.begin(sequence):
+            self._fetching.add(sequence)
+            self._waiting_tokens += len(sequence.token_ids)
+        else:
+            self._wait(sequence)
 
     def fork(self, parent: Sequence, index: int) -> Sequence:
         """Start another sample of the request, which shares all that `parent` has so far."""
@@ -84,6 +111,10 @@ class Scheduler:
         sequence.group.live.remove(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
+        elif sequence in self._fetching:
+            self._end_fetching(sequence)
+            if self._fetches is not None:
+                self._fetches.leave(sequence)
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
             self._waiting_tokens -= len(sequence.token_ids)
@@ -94,6 +125,10 @@ class Scheduler:
 
         Empty only if nothing waits or runs, or if all that could be computed is in flight.
         """
+        if self._fetching and self._fetches is not None:
+            for sequence in self._fetches.arrived():
+                self._end_fetching(sequence)
+                self._wait(sequence)
         self.running.sort(key=_rank)
         batch = Batch()
         share = -(-len(self.running) // self._num_in_flight)
@@ -117,6 +152,7 @@ class Scheduler:
             chunk.sequence.num_scheduled = chunk.end
         if batch.chunks:
             batch.cleared = self.blocks.take_unclean()
+            batch.saves, batch.loads = self.blocks.hand_out_transfers()
 
     def _start_waiting(self, batch: Batch) -> None:
         """Let those that wait run, in order, until one may not."""
@@ -135,11 +171,13 @@ class Scheduler:
         if not self._has_place(sequence):
             return False
         group = sequence.group
-        if group.request.params.prompt_top_logprobs is None or sequence.num_output:
+        is_shared = may_share(sequence)
+        if is_shared:
             self.blocks.adopt_prefix(sequence)
         futures = self._admission.futures(sequence)
-        num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
         fits = not self.running or forecast.fits(futures)
+        loaded = self.blocks.load_prefix(sequence) if fits and is_shared else LoadedTokens()
+        num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
         if fits and self._is_short(sequence, num_tokens):
             self.blocks.release_behind_window(sequence)
         if not fits or self._is_short(sequence, num_tokens):
@@ -148,6 +186,7 @@ class Scheduler:
         forecast.add(futures)
         if not group.is_started:
             group.cached_prompt_tokens = sequence.num_computed
+            group.loaded_tokens = loaded
         heapq.heappop(self._waiting)
         self._waiting_tokens -= len(sequence.token_ids)
         self.running.append(sequence)
@@ -188,6 +227,10 @@ class Scheduler:
         self.blocks.release(sequence)
         self._wait(sequence)
 
+    def _end_fetching(self, sequence: Sequence) -> None:
+        self._fetching.remove(sequence)
+        self._waiting_tokens -= len(sequence.token_ids)
+
     def _wait(self, sequence: Sequence) -> None:
         heapq.heappush(self._waiting, (_rank(sequence), sequence))
         self._waiting_tokens += len(sequence.token_ids)
@@ -195,6 +238,12 @@ class Scheduler:
 
 def _rank(sequence: Sequence) -> _Rank:
     return (-sequence.group.request.priority, sequence.group.arrival, sequence.index)
+
+
+def may_share(sequence: Sequence) -> bool:
+    """Whether the sequence may take its prefix from others: not if each token's logits are asked
+    for."""
+    return sequence.group.request.params.prompt_top_logprobs is None or sequence.num_output > 0
 
 
 def _places(group: RequestGroup) -> int:

@@ -2,7 +2,7 @@
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from workers.engine.request import Request, Started, TokenLogprob
 
@@ -74,6 +74,15 @@ class Sequence:
         self.token_ids.append(token_id)
 
 
+class LoadedTokens(NamedTuple):
+    """Tokens whose keys and values came from below the device's cache."""
+
+    host: int = 0
+    """From host memory, where this engine had saved them."""
+    redis: int = 0
+    """From Redis, by way of host memory."""
+
+
 BlockTable: TypeAlias = "array[int]"
 """Block ids in order of position, 64 bits each, as plans have them."""
 
@@ -99,6 +108,9 @@ class RequestGroup:
     is_forked: bool = False
     """Whether the samples beyond the first have been made."""
     cached_prompt_tokens: int = 0
+    """Prompt tokens that did not have to be computed, whichever tier they were found in."""
+    loaded_tokens: LoadedTokens = field(default_factory=LoadedTokens)
+    """Those of them that were not in the device's cache."""
     is_started: bool = False
     started: Started | None = None
     """Until an output has told it."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from workers.engine.stopwatch import Stopwatch
+from workers.engine.tier_stats import TierStats
 from workers.layers.expert_load import ExpertLoad
 
 
@@ -18,7 +19,9 @@ class Stats:
     prompt_tokens: int = 0
     """Prompt tokens of the requests that were taken up."""
     hit_tokens: int = 0
-    """Those of them that were found in the prefix cache."""
+    """Those of them that were found in the prefix cache, in whichever tier."""
+    tiers: TierStats = field(default_factory=TierStats)
+    """Of the tiers below the device's cache."""
     preemptions: int = 0
     failed_samples: int = 0
     """Samples that ended with an error while others went on."""

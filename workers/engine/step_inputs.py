@@ -42,17 +42,19 @@ def make_plan(batch: Batch, block_size: int, num_parts: int = 1) -> StepPlan:
         num_table_blocks=sum(table_lens),
         num_copies=len(batch.copies),
         num_cleared=len(batch.cleared),
+        num_saves=len(batch.saves),
+        num_loads=len(batch.loads),
         num_sampled=len(sampled),
         num_scored=len(scored),
     )
     padding = (0,) * (num_rows - batch.num_tokens)
     before = (*sizes, *rows.token_ids, *padding, *rows.positions, *padding, *rows.slots)
-    copies = chain.from_iterable(batch.copies)
+    copies, saves, loads = map(chain.from_iterable, (batch.copies, batch.saves, batch.loads))
     # Joined from few pieces, since each write into an array takes a microsecond.
     pieces: tuple[BlockTable, ...] = (
         array("q", (*before, *query_starts, *context_lens, *table_lens)),
         *tables,
-        array("q", (*copies, *batch.cleared, *sampled, *scored)),
+        array("q", (*copies, *batch.cleared, *saves, *loads, *sampled, *scored)),
     )
     return StepPlan.of(np.frombuffer(bytearray().join(pieces), dtype=np.int64), sizes)
 

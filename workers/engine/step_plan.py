@@ -25,17 +25,19 @@ class PlanSizes(NamedTuple):
     """Of all chunks' tables together."""
     num_copies: int
     num_cleared: int
+    num_saves: int
+    num_loads: int
     num_sampled: int
     num_scored: int
 
     @property
     def parts(self) -> tuple[int, ...]:
         """Lengths of StepPlan's parts, the buffer itself left out."""
-        rows, tokens, chunks, table_blocks, copies, cleared, sampled, scored = self
+        rows, tokens, chunks, table_blocks, copies, cleared, saves, loads, sampled, scored = self
         return (
             *(rows, rows, tokens),
             *(chunks + 1, chunks, chunks, table_blocks),
-            *(2 * copies, cleared, sampled, scored),
+            *(2 * copies, cleared, 2 * saves, 2 * loads, sampled, scored),
         )
 
     @property
@@ -70,6 +72,10 @@ class StepPlan(NamedTuple):
     """[2 * C]: source and destination of blocks to copy before anything is computed."""
     cleared: Ints
     """[Z] blocks to clear before that."""
+    saves: Ints
+    """[2 * V]: block and slot of host memory that it is saved to, before anything else."""
+    loads: Ints
+    """[2 * L]: slot of host memory and block that it is loaded to, after `copies`."""
     sampled_rows: Ints
     """[R] rows whose logits the leader samples from."""
     scored_rows: Ints
@@ -83,8 +89,17 @@ class StepPlan(NamedTuple):
     @property
     def copy_pairs(self) -> list[tuple[int, int]]:
         """(source, destination) of each copy."""
-        numbers = self.copies.tolist()
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
+        return _pairs(self.copies)
+
+    @property
+    def save_pairs(self) -> list[tuple[int, int]]:
+        """(block, slot) of each block to save."""
+        return _pairs(self.saves)
+
+    @property
+    def load_pairs(self) -> list[tuple[int, int]]:
+        """(slot, block) of each slot to load."""
+        return _pairs(self.loads)
 
     @classmethod
     def of(cls, buffer: Ints, sizes: PlanSizes) -> "StepPlan":
@@ -151,6 +166,11 @@ class StepPlan(NamedTuple):
         for name, rows in (("sampled", self.sampled_rows), ("scored", self.scored_rows)):
             if not _within(rows, 0, self.num_tokens - 1):
                 raise ValueError(f"plan: {name}_rows {rows}, expected below {self.num_tokens}")
+
+
+def _pairs(numbers: Ints) -> list[tuple[int, int]]:
+    flat = numbers.tolist()
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _within(values: Ints, least: int, most: int) -> bool:

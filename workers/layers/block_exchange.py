@@ -1,6 +1,6 @@
 """Copies and clears KV blocks that are divided among sequence ranks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -15,10 +15,24 @@ def copy_blocks(cache: KVCache, pairs: list[tuple[int, int]], group: Group) -> N
     All ranks of the group call it with the same pairs; no destination is also a source. What
     travels is once the bytes of the blocks copied, in one exchange.
     """
-    if not pairs:
-        return
     if group.size == 1:
         cache.copy_blocks(pairs)
+    else:
+        exchange_blocks(pairs, group, cache.read_blocks, cache.write_blocks)
+
+
+def exchange_blocks(
+    pairs: list[tuple[int, int]],
+    group: Group,
+    read: Callable[[list[int]], torch.Tensor],
+    write: Callable[[list[int], torch.Tensor], None],
+) -> None:
+    """Bring each source block, or slot, to its destination, in one exchange.
+
+    All ranks of the group call it with the same (source, destination) pairs. Those that a rank
+    holds are `read` and written with all their bytes, bfloat16 [N, W], by where they lie with it.
+    """
+    if not pairs:
         return
     share = BlockShare(group.rank, group.size)
     sources: list[list[int]] = [[] for _ in range(group.size)]
@@ -28,15 +42,11 @@ def copy_blocks(cache: KVCache, pairs: list[tuple[int, int]], group: Group) -> N
             sources[share.owner(destination)].append(share.local(source))
         if share.owner(destination) == share.rank:
             destinations[share.owner(source)].append(share.local(destination))
-    stores = [_as_words(store) for store in cache.stores()]
-    indices = _flat(sources, stores[0].device)
-    sent = torch.cat([store[indices] for store in stores], dim=1)
-    targets = _flat(destinations, stores[0].device)
+    sent = read(_flat(sources))
+    targets = _flat(destinations)
     received = sent.new_empty(len(targets), sent.shape[1])
     group.all_to_all(sent, [*map(len, sources)], received, [*map(len, destinations)])
-    parts = received.split_with_sizes([store.shape[1] for store in stores], dim=1)
-    for store, part in zip(stores, parts, strict=True):
-        store[targets] = part
+    write(targets, received)
 
 
 def zero_blocks(cache: KVCache, block_ids: Iterable[int], share: BlockShare) -> None:
@@ -44,14 +54,5 @@ def zero_blocks(cache: KVCache, block_ids: Iterable[int], share: BlockShare) -> 
     cache.zero_blocks([share.local(block) for block in block_ids if share.holds(block)])
 
 
-def _as_words(store: torch.Tensor) -> torch.Tensor:
-    """A store's blocks [num_blocks, W], in a type that groups exchange and all stores divide into.
-
-    Heads have an even number of elements, so a block of int8 has an even number of bytes.
-    """
-    return store.flatten(1).view(torch.bfloat16)
-
-
-def _flat(parts: list[list[int]], device: torch.device) -> torch.Tensor:
-    numbers = [number for part in parts for number in part]
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
+def _flat(parts: list[list[int]]) -> list[int]:
+    return [number for part in parts for number in part]

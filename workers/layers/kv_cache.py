@@ -68,11 +68,11 @@ class KVCache:
         shape = (*scales_shape, config.head_dim)
 
         def store() -> torch.Tensor:
-            return _lazy_zeros(shape, dtype, device)
+            return lazy_zeros(shape, dtype, device)
 
         def scales() -> torch.Tensor | None:
             is_scaled = dtype == torch.int8
-            return _lazy_zeros(scales_shape, torch.float32, device) if is_scaled else None
+            return lazy_zeros(scales_shape, torch.float32, device) if is_scaled else None
 
         layers = [
             LayerCache(store(), store(), scales(), scales()) for _ in range(config.num_layers)
@@ -86,6 +86,11 @@ class KVCache:
         if dtype == torch.int8:
             head_bytes += torch.float32.itemsize
         return 2 * config.num_layers * block_size * config.num_kv_heads * head_bytes
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block, of all stores together."""
+        return sum(store.stride(0) * store.itemsize for store in self.stores())
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """Copy each (source, destination) block in all layers; no destination is also a source."""
@@ -107,13 +112,35 @@ class KVCache:
         for store in self.stores():
             store.index_fill_(0, indices, 0)
 
+    def read_blocks(self, block_ids: list[int]) -> torch.Tensor:
+        """All bytes of some blocks as bfloat16 [B, W], a copy: of one store after the other.
+
+        In a type that groups exchange: heads have an even number of elements, so a block of int8
+        has an even number of bytes.
+        """
+        words = [_as_words(store) for store in self.stores()]
+        indices = torch.tensor(block_ids, dtype=torch.int64, device=words[0].device)
+        return torch.cat([store[indices] for store in words], dim=1)
+
+    def write_blocks(self, block_ids: list[int], content: torch.Tensor) -> None:
+        """The reverse: set all bytes of some blocks to bfloat16 [B, W] on the cache's device."""
+        words = [_as_words(store) for store in self.stores()]
+        indices = torch.tensor(block_ids, dtype=torch.int64, device=words[0].device)
+        parts = content.split_with_sizes([store.shape[1] for store in words], dim=1)
+        for store, part in zip(words, parts, strict=True):
+            store[indices] = part
+
     def stores(self) -> Iterator[torch.Tensor]:
         """All tensors of all layers, [num_blocks, block_size, num_kv_heads, ...] each."""
         for layer in self.layers:
             yield from (store for store in layer if store is not None)
 
 
-def _lazy_zeros(
+def _as_words(store: torch.Tensor) -> torch.Tensor:
+    return store.flatten(1).view(torch.bfloat16)
+
+
+def lazy_zeros(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
 ) -> torch.Tensor:
     """Zeros straight from the operating system; torch.zeros would write, and so commit, all."""

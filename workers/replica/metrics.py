@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from workers.engine.load import Load
+from workers.engine.tier_stats import TierStats
 from workers.replica.step_engine import StepStats
 
 _STEP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -73,6 +74,7 @@ class _EngineCollector(Collector):
         yield counter(
             "prefix_hit_tokens", "Prompt tokens found in the prefix cache.", stats.hit_tokens
         )
+        yield from self._tiers(stats.hit_tokens, stats.tiers)
         yield counter("preemptions", "Sequences that lost their blocks.", stats.preemptions)
         yield counter("failed_samples", "Samples that went wrong alone.", stats.failed_samples)
         yield self._expert_rows(stats.expert_rows)
@@ -85,6 +87,55 @@ class _EngineCollector(Collector):
     def _counter(self, name: str, text: str, value: float) -> Metric:
         family = CounterMetricFamily(f"trunkline_replica_{name}", text, labels=list(self._labels))
         family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _tiers(self, hit_tokens: int, tiers: TierStats) -> Iterator[Metric]:
+        """Where prefixes were found, and what went from tier to tier."""
+        below = {"host": tiers.host_hit_tokens, "redis": tiers.redis_hit_tokens}
+        yield self._by(
+            "tier",
+            "tier_hit_tokens",
+            "Prompt tokens found in the prefix cache, by the tier that had them.",
+            {"device": hit_tokens - sum(below.values()), **below},
+        )
+        yield self._by(
+            "way",
+            "tier_blocks",
+            "KV blocks moved: saved to and loaded from host memory, written to and fetched from "
+            "Redis.",
+            {
+                "saved": tiers.blocks_saved,
+                "loaded": tiers.blocks_loaded,
+                "written": tiers.blocks_written,
+                "fetched": tiers.blocks_fetched,
+            },
+        )
+        yield self._by(
+            "way",
+            "tier_redis_bytes",
+            "Bytes of KV blocks written to and fetched from Redis.",
+            {"written": tiers.bytes_written, "fetched": tiers.bytes_fetched},
+        )
+        yield self._counter("tier_fetches", "Requests that Redis was asked for.", tiers.fetches)
+        yield self._by(
+            "what",
+            "tier_failures",
+            "Blocks that were not kept, fetches that brought nothing, and values that were wrong.",
+            {
+                "save_dropped": tiers.blocks_dropped,
+                "write_dropped": tiers.writes_dropped,
+                "write_failed": tiers.writes_failed,
+                "fetch_failed": tiers.fetches_failed,
+                "fetch_timed_out": tiers.fetches_timed_out,
+                "value_corrupt": tiers.values_corrupt,
+            },
+        )
+
+    def _by(self, label: str, name: str, text: str, values: dict[str, int]) -> Metric:
+        labels = [*self._labels, label]
+        family = CounterMetricFamily(f"trunkline_replica_{name}", text, labels=labels)
+        for value, count in values.items():
+            family.add_metric([*self._labels.values(), value], count)
         return family
 
     def _expert_rows(self, by_layer: dict[int, list[int]]) -> Metric:

@@ -6,6 +6,7 @@ from cluster.model_card import ModelCard
 from cluster.prefix.events import CacheEvent
 from workers.engine.load import Load
 from workers.engine.request import Request, SampleOutput
+from workers.engine.tier_stats import TierStats
 
 
 class StepStats(Protocol):
@@ -26,6 +27,10 @@ class StepStats(Protocol):
     @property
     def hit_tokens(self) -> int:
         """Prompt tokens found in the prefix cache."""
+
+    @property
+    def tiers(self) -> TierStats:
+        """What the tiers below the device's cache have done."""
 
     @property
     def preemptions(self) -> int:

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from workers.engine.batch import Batch, Chunk
@@ -12,6 +13,8 @@ from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw
 from workers.engine.step_inputs import make_plan
 from workers.engine.step_plan import StepPlan
+
+Ints = npt.NDArray[np.int64]
 
 POISON = 40
 """As a token of a prompt: from there on the sequence's values are not finite."""
@@ -63,6 +66,7 @@ class PaperRunner:
         self._block_size = block_size
         self._tokens = np.zeros((num_blocks, block_size), dtype=np.int64)
         self._positions = np.zeros((num_blocks, block_size), dtype=np.int64)
+        self._slots: dict[int, tuple[Ints, Ints]] = {}
         self._submitted: deque[StepPlan] = deque()
 
     def submit(self, batch: Batch) -> Submitted:
@@ -94,11 +98,15 @@ class PaperRunner:
         return StepResult(samples, logprobs, failed)
 
     def _write(self, plan: StepPlan) -> None:
+        for block, slot in plan.save_pairs:
+            self._slots[slot] = self._tokens[block].copy(), self._positions[block].copy()
         self._tokens[plan.cleared] = 0
         self._positions[plan.cleared] = 0
         for source, destination in plan.copy_pairs:
             self._tokens[destination] = self._tokens[source]
             self._positions[destination] = self._positions[source]
+        for slot, block in plan.load_pairs:
+            self._tokens[block], self._positions[block] = self._slots[slot]
         token_ids = plan.token_ids[: plan.num_tokens]
         self._tokens.reshape(-1)[plan.slots] = np.where(token_ids == POISON, _NAN, token_ids)
         self._positions.reshape(-1)[plan.slots] = plan.positions[: plan.num_tokens]

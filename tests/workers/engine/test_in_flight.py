@@ -11,6 +11,7 @@ from tests.workers.engine.paper_model import POISON, STOP, PaperModel, PaperRunn
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
+from workers.engine.host_tier import HostTier
 from workers.engine.in_flight import InFlight
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.request import FinishReason, Request, SampleOutput, TokenLogprob
@@ -69,11 +70,17 @@ class House:
         window: int | None = None,
         *,
         misled: bool = False,
+        num_slots: int = 0,
     ) -> None:
         self.model = PaperModel(window)
         self.budget = budget
         self.num_in_flight = num_in_flight
-        blocks = KVBlocks(BlockPool(num_blocks), BLOCK, share_prefixes=True, window=window)
+        stats = Stats()
+        self.tiers = stats.tiers
+        self.host = HostTier(num_slots, stats.tiers) if num_slots else None
+        blocks = KVBlocks(
+            BlockPool(num_blocks), BLOCK, share_prefixes=True, window=window, host=self.host
+        )
         self.scheduler = Scheduler(
             blocks,
             max_num_seqs=SEQS,
@@ -83,7 +90,6 @@ class House:
         if misled:  # outputs seem to be short, so that more is started than has room
             for _ in range(20):
                 self.scheduler.output_length.observe(1)
-        stats = Stats()
         runner = PaperRunner(self.model, num_blocks, BLOCK)
         self.in_flight = InFlight(self.scheduler, runner, stats.watch, num_in_flight)
         self.keeper = Bookkeeper(self.scheduler, stats, (STOP,))
@@ -119,6 +125,8 @@ class House:
         assert len(self.in_flight) <= self.num_in_flight
         assert self.in_flight, "somebody waits or runs, but nothing is in flight"
         batch, result = self.in_flight.collect()
+        if self.host is not None:
+            self.host.carried_out(batch.saves, batch.loads)
         assert batch.num_tokens <= max(1, self.budget // self.num_in_flight)
         self._tell(self.keeper.commit(batch, result))
         self.check_books()
@@ -137,6 +145,8 @@ class House:
         assert len(self.scheduler.running) <= SEQS
         for sequence in live:
             assert sequence.num_computed <= sequence.num_scheduled <= len(sequence.token_ids)
+        if self.host is not None:
+            self.host.check_integrity()
         self.scheduler.blocks.pool.check_integrity([[n for n in s.block_table if n] for s in live])
 
     def run(self, wishes: list[Wish]) -> None:
@@ -204,6 +214,7 @@ class House:
     budget=st.integers(1, 40),
     window=st.none() | st.integers(1, 20),
     misled=st.booleans(),
+    num_slots=st.integers(0, 6) | st.integers(0, 60),
 )
 def test_every_request_gets_what_it_should_and_ends_once(
     wishes: list[Wish],
@@ -212,13 +223,15 @@ def test_every_request_gets_what_it_should_and_ends_once(
     budget: int,
     window: int | None,
     misled: bool,
+    num_slots: int,
 ) -> None:
-    """Whatever is preempted, forked, shared, cancelled or late while its steps are in flight; what
-    is not finite harms nobody else. The cache has room for the longest request, if not for two."""
+    """Whatever is preempted, forked, shared, cancelled or late while its steps are in flight, or
+    kept in host memory; what is not finite harms nobody else. The cache has room for the longest
+    request, if not for two."""
     longest = max(len(wish.prompt) + wish.output for wish in wishes)
     in_sight = longest if window is None else min(longest, window + budget + BLOCK)
     num_blocks = 1 + max(1, -(-in_sight // BLOCK)) + spare_blocks
-    house = House(num_in_flight, num_blocks, budget, window, misled=misled)
+    house = House(num_in_flight, num_blocks, budget, window, misled=misled, num_slots=num_slots)
     house.run(wishes)
     for number, wish in enumerate(wishes):
         house.check(wish, number)
@@ -234,6 +247,18 @@ def test_preemption_in_flight_happens() -> None:
     assert house.scheduler.num_preemptions > 5
     for number, wish in enumerate(wishes):
         house.check(wish, number)
+
+
+def test_blocks_come_back_from_host_memory() -> None:
+    """Prompts that take turns in a cache with room for one of them at a time."""
+    for num_slots in 0, 40:
+        house = House(1, num_blocks=16, num_slots=num_slots)
+        turns = [Wish([1 + (i % 2)] * 35, 8, arrives=40 * i) for i in range(5)]
+        house.run(turns)
+        for number, wish in enumerate(turns):
+            house.check(wish, number)
+        assert (house.tiers.blocks_loaded > 0) == (num_slots > 0)
+        assert house.tiers.host_hit_tokens == house.tiers.blocks_loaded * BLOCK
 
 
 def test_running_sequences_are_dealt_out_over_the_stages() -> None:

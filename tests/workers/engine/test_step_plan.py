@@ -69,6 +69,8 @@ def batches(draw: st.DrawFn) -> Batch:
         batch.add(part.chunk(draw, number), None)
     batch.copies = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=3))
     batch.cleared = draw(BLOCKS)
+    batch.saves = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=3))
+    batch.loads = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=3))
     return batch
 
 
@@ -99,6 +101,7 @@ def test_every_rank_reads_what_the_batch_says(batch: Batch, num_parts: int) -> N
     ]
     assert plan.copy_pairs == batch.copies
     assert plan.cleared.tolist() == batch.cleared
+    assert (plan.save_pairs, plan.load_pairs) == (batch.saves, batch.loads)
     assert plan.sampled_rows.tolist() == [
         row for row, (c, p) in enumerate(rows) if p == len(c.sequence.token_ids) - 1
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from cluster.settings import EngineSettings
 from tests.workers.parallel.thread_group import run_ranks
-from workers.engine.cache_size import cache_blocks, cache_dtype
+from workers.engine.cache_size import CacheSize, cache_dtype, cache_size
 from workers.engine.engine import Engine
 from workers.engine.rank_runner import RankRunner
 from workers.engine.served_model import served_model
@@ -24,8 +24,8 @@ _WAIT_S = 60.0
 class _Mailbox(NamedTuple):
     """Between the leader and one other rank."""
 
-    offered: "Queue[int]"
-    agreed: "Queue[int]"
+    offered: "Queue[CacheSize]"
+    agreed: "Queue[CacheSize]"
     plans: "Queue[Ints | None]"
 
 
@@ -36,8 +36,9 @@ class _ThreadGang:
         self.ranks = ranks
         self._others = others
 
-    def agree_blocks(self, own: int) -> int:
-        least = min([own, *(other.offered.get(timeout=_WAIT_S) for other in self._others)])
+    def agree(self, own: CacheSize) -> CacheSize:
+        offered = [other.offered.get(timeout=_WAIT_S) for other in self._others]
+        least = CacheSize.least([own, *offered])
         for other in self._others:
             other.agreed.put(least)
         return least
@@ -77,12 +78,13 @@ def with_ranks(folder: Path, settings: EngineSettings, body: Callable[[Engine], 
 
     def follow(ranks: Ranks, mailbox: _Mailbox) -> None:
         model = served_model(folder, settings, None, ranks)
-        mailbox.offered.put(cache_blocks(model, settings, model.config.max_sequence_len))
+        mailbox.offered.put(cache_size(model, settings, model.config.max_sequence_len))
+        agreed = mailbox.agreed.get(timeout=_WAIT_S)
         runner = RankRunner(
             model,
             KVCache.allocate(
                 model.shape,
-                mailbox.agreed.get(timeout=_WAIT_S),
+                agreed.num_blocks,
                 settings.block_size,
                 cache_dtype(model, settings),
                 model.device,
@@ -90,6 +92,7 @@ def with_ranks(folder: Path, settings: EngineSettings, body: Callable[[Engine], 
             ranks,
             block_size=settings.block_size,
             max_num_tokens=settings.max_num_batched_tokens,
+            num_slots=agreed.num_slots,
         )
         while (plan := mailbox.plans.get(timeout=_WAIT_S)) is not None:
             runner.follow(StepPlan.read(plan))

@@ -8,6 +8,7 @@ from cluster.model_card import ModelCard
 from cluster.prefix.events import CacheEvent, CacheEvents
 from workers.engine.load import Load
 from workers.engine.request import FinishReason, Request, SampleOutput
+from workers.engine.tier_stats import TierStats
 
 CARD = ModelCard(
     name="fake",
@@ -28,6 +29,7 @@ class FakeStats:
     decode_tokens: int = 0
     prompt_tokens: int = 0
     hit_tokens: int = 0
+    tiers: TierStats = field(default_factory=TierStats)
     preemptions: int = 0
     failed_samples: int = 0
     expert_rows: dict[int, list[int]] = field(default_factory=dict)
