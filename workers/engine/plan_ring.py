@@ -46,6 +46,8 @@ class PlanRing:
         self._data = bytes_[-CAPACITY_BYTES:]
         self._places = [_reader_word(index) for index in range(num_readers)]
         self._own = None if reader is None else self._places[reader]
+        self._place = 0
+        """Of a reader: how far it has taken the stream."""
 
     @staticmethod
     def segment_bytes(num_readers: int) -> int:
@@ -75,9 +77,8 @@ class PlanRing:
     def read(self) -> Ints | None:
         """Wait for the next plan, however long; None after the last one of a ring that ended."""
         length = self._take(8)
-        if length is None:
-            return None
-        plan = self._take(int(length.view(np.int64)[0]))
+        plan = None if length is None else self._take(int(length.view(np.int64)[0]))
+        self._make_room()
         return None if plan is None else plan.view(np.int64)
 
     def end(self) -> None:
@@ -92,20 +93,27 @@ class PlanRing:
         self._segment.close()
 
     def _take(self, count: int) -> Bytes | None:
-        """The next bytes for this reader."""
-        assert self._own is not None, "only readers read"
+        """The next bytes for this reader, whose room is not given to the writer yet."""
         taken = np.empty(count, dtype=np.uint8)
         done = 0
         while done < count:
-            at = int(self._words[self._own])
-            ready = (self._wait_beyond(at) - at) % _WRAP
+            ready = (int(self._words[_WRITTEN]) - self._place) % _WRAP
+            if ready == 0:
+                self._make_room()
+                ready = (self._wait_beyond(self._place) - self._place) % _WRAP
             if ready == 0:
                 return None
             part = taken[done : done + ready]
-            self._copy(at, part, is_write=False)
-            self._publish(self._own, at + len(part))
+            self._copy(self._place, part, is_write=False)
+            self._place = (self._place + len(part)) % _WRAP
             done += len(part)
         return taken
+
+    def _make_room(self) -> None:
+        """Let the writer overwrite what has been taken."""
+        assert self._own is not None, "only readers read"
+        if self._words[self._own] != self._place:
+            self._publish(self._own, self._place)
 
     def _wait_beyond(self, at: int) -> int:
         """How far the writer is, once it is further than `at`; `at` if the ring has ended."""
