@@ -100,9 +100,9 @@ class BlockLog:
     async def append(self, update: Update) -> bool:
         """Write an update; returns whether Redis knows the one before it, as it must."""
         number = update.sequence_number
-        fields = [part for field in update.fields().items() for part in field]
-        args = [number - 1, number, self._life_ms, MAX_UPDATES, int(update.cleared)]
-        return bool(await self._update(self._keys, [*args, update.removed, update.stored, *fields]))
+        counts = (number - 1, number, self._life_ms, MAX_UPDATES, int(update.cleared))
+        parts = (update.removed, update.stored, *_flat(update))
+        return bool(await self._update(self._keys, [*map(str, counts), *parts]))
 
     async def renew(self, number: int, num_blocks: int) -> bool:
         """Prolong the keys' life; returns whether Redis knows that update, and so many blocks."""
@@ -118,12 +118,15 @@ class BlockLog:
         rest = iter(blocks)
         while chunk := joined(islice(rest, CHUNK_BLOCKS)):
             await self._fill([made], [self._life_ms, chunk])
-        fields = [
-            part for field in Update(number, rewritten=True).fields().items() for part in field
-        ]
-        args = [number, self._life_ms, len(blocks), *fields]
-        return int(await self._swap([*self._keys, made], args))
+        counts = (number, self._life_ms, len(blocks))
+        parts = _flat(Update(number, rewritten=True))
+        return int(await self._swap([*self._keys, made], [*map(str, counts), *parts]))
 
     async def delete(self) -> None:
         """Leave nothing behind."""
         await self._redis.delete(*self._keys)
+
+
+def _flat(update: Update) -> list[bytes]:
+    """The fields of its entry, names and values by turns."""
+    return [part for field in update.fields().items() for part in field]

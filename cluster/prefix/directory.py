@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from cluster.prefix.bisection import bisected_depths
 from cluster.prefix.events import joined, split
 from cluster.prefix.prefix_index import PrefixIndex
 from cluster.prefix.speculation import Speculation
@@ -29,7 +30,8 @@ class PrefixDirectory:
 
     @property
     def num_expected(self) -> int:
-        """Blocks that are expected of replicas, each as often as there are such replicas."""
+        """Blocks of prompts just sent, of which replicas have not spoken since, each as often as
+        there are such replicas."""
         self._speculation.expire()
         return self._speculation.num_entries
 
@@ -48,13 +50,8 @@ class PrefixDirectory:
 
         Replicas that hold none are left out.
         """
-        held = self._index.depths(joined(hashes))
-        depths = {self._members[slot]: depth for slot, depth in held.items()}
-        for member in self._speculation.members:
-            start = depths.get(member, 0)
-            depth = self._speculation.depth(hashes, member, start)
-            if depth > start:
-                depths[member] = depth
+        depths = {self._members[slot]: depth for slot, depth in self._held(hashes).items()}
+        depths.update(self._speculation.depths(hashes, depths))
         return depths
 
     def expect(self, hashes: Sequence[bytes], member: str) -> None:
@@ -62,9 +59,7 @@ class PrefixDirectory:
 
         Forgotten after two seconds, by when the replica has told what became of it.
         """
-        slot = self._slots.get(member)
-        held = 0 if slot is None else self._index.depths(joined(hashes)).get(slot, 0)
-        self._speculation.expect(hashes[held:], member)
+        self._speculation.expect(hashes, member)
 
     def is_known(self, member: str) -> bool:
         """Whether all is known that the replica holds, up to what is on its way here.
@@ -108,6 +103,13 @@ class PrefixDirectory:
         if (slot := self._slots.pop(member, None)) is not None:
             del self._members[slot]
             self._index.close_slot(slot)
+
+    def _held(self, hashes: Sequence[bytes]) -> Mapping[int, int]:
+        """How many of the first of these blocks each slot holds, by replicas' word."""
+        if self._index.is_largest:
+            # Some in the middle may have been displaced; those asked for are to stay.
+            return self._index.depths(joined(hashes))
+        return bisected_depths(hashes, self._index.holders)
 
     def _settle(self, member: str, hashes: bytes) -> None:
         if member in self._speculation.members:

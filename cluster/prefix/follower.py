@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -123,7 +123,7 @@ class PrefixFollower:
         chunks, cursor = [], 0
         while True:
             cursor, blocks = await self._redis.sscan(resident, cursor, count=CHUNK_BLOCKS)
-            chunks.append(joined(blocks))
+            chunks.append(joined(cast(list[bytes], blocks)))
             if not cursor:
                 return chunks
 
@@ -160,7 +160,8 @@ class PrefixFollower:
     async def _read(self, numbers: Mapping[bytes, int]) -> list[tuple[bytes, Entries]]:
         """Entries of streams after these numbers, as soon as there are any."""
         since: dict[Any, Any] = {stream: f"{number}-0" for stream, number in numbers.items()}
-        return await self._redis.xread(since, count=_UPDATES_AT_ONCE, block=_BLOCK_MS) or []
+        reply = await self._redis.xread(since, count=_UPDATES_AT_ONCE, block=_BLOCK_MS)
+        return cast(list[tuple[bytes, Entries]], reply or [])
 
     def _apply_all(self, followed: _Followed, entries: Entries) -> None:
         """Take in a replica's updates, up to the first that does not fit."""

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.prefix.events import CacheChange, CacheEvent
 from workers.engine.block_pool import BlockPool, OutOfBlocksError
 
 ROOT = b"root"
@@ -21,6 +22,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = BlockPool(12)
         self.tables: list[tuple[list[int], bytes]] = []
         self.content: dict[int, bytes] = {}
+        self.pool.listen()
+        self.told: set[bytes] = set()
 
     @rule(path=st.text("ab", min_size=1, max_size=6))
     def start(self, path: str) -> None:
@@ -71,6 +74,14 @@ class PoolMachine(RuleBasedStateMachine):
     def books_are_right(self) -> None:
         self.pool.check_integrity([table for table, _ in self.tables])
 
+    @rule()
+    def tell(self) -> None:
+        """What the pool says, in order, is what it has cached."""
+        for event in self.pool.take_events():
+            self.told = replayed(self.told, event)
+        numbers = range(1, self.pool.num_blocks + 1)
+        assert self.told == {self.content[n] for n in numbers if self.pool.is_cached(n)}
+
     @invariant()
     def held_blocks_have_their_content(self) -> None:
         for table, path in self.tables:
@@ -83,6 +94,20 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
+
+
+def replayed(cached: set[bytes], event: CacheEvent) -> set[bytes]:
+    """What is cached after the event, which says nothing that was so before."""
+    named = set(event.hashes)
+    assert len(named) == len(event.hashes)
+    if event.change is CacheChange.STORED:
+        assert not named & cached
+        return cached | named
+    if event.change is CacheChange.REMOVED:
+        assert named <= cached
+        return cached - named
+    assert not named
+    return set()
 
 
 def cached_chain(pool: BlockPool, name: str, length: int) -> list[bytes]:
@@ -132,3 +157,23 @@ def test_an_empty_pool_raises() -> None:
     pool.allocate()
     with pytest.raises(OutOfBlocksError):
         pool.allocate()
+
+
+def test_whoever_begins_to_listen_is_told_what_is_there() -> None:
+    pool = BlockPool(7)
+    hashes = cached_chain(pool, "old", 3)
+    assert pool.take_events() == []
+    pool.listen()
+    assert pool.take_events() == [CacheEvent(CacheChange.STORED, hashes)]
+    assert pool.take_events() == []
+
+
+def test_a_cache_that_is_cleared_is_told_of_in_one_word() -> None:
+    pool = BlockPool(7)
+    pool.listen()
+    cached_chain(pool, "old", 3)
+    pool.clear_cache()
+    new = cached_chain(pool, "new", 2)
+    cleared, stored = pool.take_events()
+    assert cleared == CacheEvent(CacheChange.CLEARED, [])
+    assert stored == CacheEvent(CacheChange.STORED, new)

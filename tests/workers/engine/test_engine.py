@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cluster.errors import Reason, RequestError
+from cluster.prefix.block_hash import block_hashes, root_hash
+from cluster.prefix.events import CacheChange, CacheEvent
 from cluster.settings import EngineSettings
 from tests.golden.models import VOCAB_SIZE
 from workers.engine.engine import Engine
@@ -258,3 +260,22 @@ def test_samples_of_one_request_share_the_prompts_blocks(engine: Engine) -> None
     assert load.total_blocks - load.free_blocks == 2 + 8  # the last block was copied on write
     assert {o.index for o in run(engine) if o.finish_reason} == set(range(8))
     assert is_empty(engine)
+
+
+def test_a_prompt_computed_is_told_by_the_hashes_that_routers_know(engine: Engine) -> None:
+    """Of whole blocks, and nothing as long as nobody listens."""
+    engine.add(Request("unheard", PROMPT[1:], GREEDY))
+    run(engine)
+    assert engine.take_cache_events() == []
+    engine.clear_prefix_cache()
+    engine.listen_to_cache()
+    engine.add(Request("heard", PROMPT, GREEDY, cache_salt=b"tenant"))
+    run(engine)
+    card = engine.card("model")
+    root = root_hash(card.fingerprint, card.block_size, salt=b"tenant")
+    told = [block for event in engine.take_cache_events() for block in event.hashes]
+    known = block_hashes(root, PROMPT, card.block_size)
+    assert told[: len(known)] == known
+    assert len(told) == (len(PROMPT) + 20 - 1) // card.block_size
+    engine.clear_prefix_cache()
+    assert engine.take_cache_events() == [CacheEvent(CacheChange.CLEARED, [])]

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from cluster.errors import Reason
+from cluster.prefix.events import CacheChange, CacheEvent
 from tests.workers.replica.fake_engine import POISON, FakeEngine
 from workers.engine.request import Request
 from workers.engine.sampling_params import SamplingParams
@@ -151,3 +152,15 @@ async def test_the_engine_is_closed_at_its_end_however_it_comes(prompt: int) -> 
         await listener.reports.get()
     await thread.stop()
     assert engine.closed.is_set()
+
+
+async def test_what_a_turn_did_to_the_cache_comes_with_its_outputs() -> None:
+    engine = FakeEngine()
+    thread, listener = await _started(engine)
+    assert engine.is_listened_to
+    engine.cache.note(CacheChange.STORED, b"block")
+    thread.submit(_request("a", max_tokens=1))
+    report = await listener.reports.get()
+    assert report.cache_events == [CacheEvent(CacheChange.STORED, [b"block"])]
+    assert report.outputs
+    await thread.stop()

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import ReplicaServiceStub
 
+from cluster.prefix.events import CacheChange, PrefixKeys
 from cluster.registry import Registry
 from cluster.settings import RedisSettings, ReplicaSettings, Settings
 from tests.redis_server import RedisServer
@@ -93,6 +94,25 @@ async def test_a_step_that_hangs_ends_the_replica_and_the_stacks_of_all_ranks_ar
     with pytest.raises(EngineDied, match="a step has been running"):
         leader.check()
     assert engine.num_dumps == 1
+
+
+async def test_what_the_engine_caches_stands_in_redis_until_the_replica_leaves(
+    led: tuple[Leader, FakeEngine], stream: Stream, redis: Redis, settings: Settings
+) -> None:
+    leader, engine = led
+    blocks = {bytes([i]) * 16 for i in range(3)}
+    for block in blocks:
+        engine.cache.note(CacheChange.STORED, block)
+    await stream.write(
+        internal.ConnectRequest(submits=[internal.Submit(handle=1, prompt_token_ids=[1])])
+    )
+    (record,) = await Registry(redis, settings.redis.namespace).replicas()
+    keys = PrefixKeys.of(settings.redis.namespace, record.member)
+    async with asyncio.timeout(30.0):
+        while await redis.smembers(keys.resident) != blocks:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.005)
+    await leader.drain()
+    assert await redis.exists(*keys) == 0
 
 
 def test_settings_without_redis_are_refused() -> None:
