@@ -11,6 +11,7 @@ With 64 replicas a place takes 28 bytes, with 64 more another 8. Two choices fil
 sixteen that was not spoken of for longest.
 """
 
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ _BATCH = 4096
 _FIRST_LOOK = 64
 """Blocks of a prompt looked up first: often none is held, or few are."""
 _WORD_BITS = 64
+_HALVES = Struct("<QQ")
 
 Words = NDArray[np.uint64]
 Positions = NDArray[np.int64]
@@ -134,6 +136,27 @@ class PrefixIndex:
         depths = bits.sum(axis=0, dtype=np.int64)
         slots = np.flatnonzero(depths)
         return dict(zip(slots.tolist(), depths[slots].tolist(), strict=True))
+
+    @property
+    def is_largest(self) -> bool:
+        """Whether it has grown as far as it may: then new blocks may displace old ones."""
+        return len(self._low) == self._max_buckets
+
+    def holders(self, block: bytes) -> int:
+        """The slots that hold a block, as bits; far quicker for one block than for many.
+
+        To ask so does not count as speaking of it.
+        """
+        low, high = _HALVES.unpack(block)
+        low, mask = low or 1, len(self._low) - 1
+        for bucket in (low & mask, high & mask):
+            places = self._low[bucket].tolist()
+            if low in places:
+                for place, high_there in enumerate(self._high[bucket].tolist()):
+                    if high_there == high and places[place] == low:
+                        words = self._holders[bucket * _PLACES + place]
+                        return int.from_bytes(words.astype("<u8", copy=False).tobytes(), "little")
+        return 0
 
     def _leading(self, keys: _Keys) -> Words:
         """(m, words): who holds all blocks up to each one, as long as anybody does."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, KeysView, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from itertools import islice
 
 VALID_S = 2.0
@@ -46,9 +46,21 @@ class Speculation:
         """Expect nothing of the replica."""
         self._ends.pop(member, None)
 
-    def depth(self, hashes: Sequence[bytes], member: str, start: int) -> int:
-        """How far the prompt's first blocks are expected there, if the first `start` are held."""
-        ends, now = self._ends.get(member, {}), self._clock()
+    def depths(self, hashes: Sequence[bytes], held: Mapping[str, int]) -> dict[str, int]:
+        """How far the prompt's first blocks are expected of replicas, of which the first are
+        `held`; replicas of which no further ones are expected are left out."""
+        depths, now = {}, self._clock()
+        for member, ends in self._ends.items():
+            start = held.get(member, 0)
+            if start < len(hashes) and hashes[start] in ends:
+                depth = self._depth(hashes, ends, start, now)
+                if depth > start:
+                    depths[member] = depth
+        return depths
+
+    def _depth(
+        self, hashes: Sequence[bytes], ends: Mapping[bytes, float], start: int, now: float
+    ) -> int:
         for depth, block_hash in enumerate(islice(hashes, start, None), start):
             if ends.get(block_hash, now) <= now:
                 return depth

@@ -52,6 +52,8 @@ class ReplicaLink:
         on_change: Callable[[], None],
     ) -> None:
         self.record = record
+        self.member = record.member
+        """Name of the incarnation at the other end."""
         self.estimate = estimate
         self.registered = True
         self._hello = internal.RouterHello(
@@ -67,11 +69,6 @@ class ReplicaLink:
         self._bookings: dict[int, Booking] = {}
         self._reserved: Booking | None = None
         self._log = log.bind(replica=record.member, address=record.address)
-
-    @property
-    def member(self) -> str:
-        """Name of the incarnation at the other end."""
-        return self.record.member
 
     @property
     def load(self) -> ReplicaLoad:
