@@ -12,6 +12,7 @@ import typer
 
 from ops.bench.cli import app as bench
 from ops.failure import CommandError
+from ops.tenant_cli import app as tenant
 
 _EXIT_USAGE = 2
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Serve large language models, and talk to them.",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(tenant, name="tenant")
 
 Address = Annotated[
     str | None,
