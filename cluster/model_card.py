@@ -11,6 +11,8 @@ class ModelCard(BaseModel):
     name: str
     fingerprint: str
     """Hash over configuration, weights' headers and tokenizer; the root of all block hashes."""
+    precision: str = ""
+    """How weights, activations and cached keys are kept, where that is not the checkpoint's say."""
     max_model_len: int
     """Tokens of prompt and output together."""
     vocab_size: int

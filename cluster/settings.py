@@ -53,6 +53,28 @@ class RedisSettings(Section):
     """Prefix of every key, so that clusters can share a server."""
 
 
+class ResponseCacheSettings(Section):
+    """Answers that were given before, kept in the cluster's Redis for each tenant."""
+
+    enabled: bool = False
+    """Answer a request that is greedy or has a seed like the same request before."""
+    ttl_s: PositiveFloat = 3600.0
+    """How long an answer is kept."""
+    max_answer_bytes: PositiveInt = 256 * 1024
+    """Size of the largest answer that is kept."""
+    max_bytes: PositiveInt = 64 * 1024**2
+    """Size of all answers to one tenant, or to those of one group; beyond it, the oldest go."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.max_answer_bytes > self.max_bytes:
+            raise ValueError(
+                f"max_answer_bytes: got {self.max_answer_bytes}, "
+                f"expected at most max_bytes ({self.max_bytes})"
+            )
+        return self
+
+
 class RouterSettings(Section):
     """The front door."""
 
@@ -86,6 +108,7 @@ class RouterSettings(Section):
     """How long running requests may take after SIGTERM."""
     max_prompt_bytes: PositiveInt = 4 * 1024 * 1024
     """Size of the largest request message accepted."""
+    response_cache: ResponseCacheSettings = ResponseCacheSettings()
     max_index_blocks: PositiveInt = 2**21
     """KV blocks, rounded up to a power of two, of which a router knows the replicas that hold them,
     for each model. Beyond that, those not asked for or stored for longest are forgotten. Up to 28

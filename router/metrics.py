@@ -56,6 +56,19 @@ class Metrics:
             "Choices of a replica, by what they went by.",
             ("model", "policy", "basis"),
         )
+        self.response_cache_lookups = self._counter(
+            "response_cache_lookups",
+            "Requests looked for in the response cache: hit, miss, broken, unavailable.",
+            ("model", "result"),
+        )
+        self.response_cache_answers = self._counter(
+            "response_cache_answers",
+            "Answers to be kept there: kept, too_large, unavailable.",
+            ("model", "result"),
+        )
+        self.response_cache_saved_tokens = self._counter(
+            "response_cache_saved_tokens", "Tokens, also of prompts, not computed for it.", model
+        )
         self.load_exchange_failures = self._counter(
             "load_exchange_failures", "Times that other routers' load could not be read.", ()
         )

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from cluster.model_card import ModelCard
+from cluster.settings import EngineSettings
 from workers.models.config import ModelConfig
 
 _PROBES = 64
 _PROBE_BYTES = 1024
+_PRECISION = {
+    "dtype",
+    "quantization",
+    "quantization_group_size",
+    "quantization_overrides",
+    "kv_cache_dtype",
+}
+"""The settings that change what a model answers."""
 
 
 def model_card(
-    model_dir: Path, config: ModelConfig, block_size: int, max_model_len: int
+    model_dir: Path, config: ModelConfig, settings: EngineSettings, max_model_len: int
 ) -> ModelCard:
     """The card under the directory's name. Raises FileNotFoundError without a tokenizer.json."""
     tokenizer_json = (model_dir / "tokenizer.json").read_text(encoding="utf-8")
@@ -21,9 +30,10 @@ def model_card(
     return ModelCard(
         name=model_dir.name,
         fingerprint=_fingerprint(model_dir),
+        precision=settings.model_dump_json(include=_PRECISION),
         max_model_len=max_model_len,
         vocab_size=config.vocab_size,
-        block_size=block_size,
+        block_size=settings.block_size,
         eos_token_ids=tuple(config.eos_token_ids),
         tokenizer_json=tokenizer_json,
         chat_template=_chat_template(model_dir, tokenizer),

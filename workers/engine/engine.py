@@ -104,7 +104,7 @@ class Engine:
         )
         self._keeper = Bookkeeper(self._scheduler, self.stats, config.eos_token_ids)
         self._intake = Intake(self.blocks, config, settings, self.max_model_len)
-        self._card = model_card(model_dir, config, block_size, self.max_model_len)
+        self._card = model_card(model_dir, config, settings, self.max_model_len)
         self._groups: dict[str, RequestGroup] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._num_arrived = 0

@@ -1,0 +1,1 @@
+"""Answers that were given before, for requests that would get the same again."""
