@@ -1,10 +1,14 @@
 """What answers of both kinds of completion consist of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from trunkline.v1 import inference_pb2 as pb
 
 _FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+
+
+_CACHE_SOURCES = {pb.CACHE_SOURCE_EXACT: "exact", pb.CACHE_SOURCE_SEMANTIC: "semantic"}
 
 
 def ending(delta: pb.Delta) -> dict[str, Any]:
@@ -29,3 +33,13 @@ def usage_content(usage: pb.Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_prompt_tokens},
     }
+
+
+def cache_content(sources: Sequence[pb.CacheSource.ValueType]) -> dict[str, Any]:
+    """Where the answers to a body's prompts come from, if no replica has made any of them.
+
+    OpenAI's answers have no such field.
+    """
+    if len(set(sources)) == 1 and (source := _CACHE_SOURCES.get(sources[0])):
+        return {"cache_source": source}
+    return {}

@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from trunkline.v1 import inference_pb2 as pb
 
-from router.http.answer_parts import adds_something, ending, usage_content
+from router.http.answer_parts import adds_something, cache_content, ending, usage_content
 from router.http.chat_body import ChatBody
 from router.http.endpoint import call_of, new_head
 from router.http.errors import json_response
 from router.http.exchange import DONE, EventStream, event, until_gone
 from router.http.logprobs import chat_logprobs, prompt_logprobs
 from router.http.options import request_options
+from router.http.own_headers import own_headers
 from router.http.parsing import parse, read_body
 from router.http.replies import Reply, replies
 from router.http.request_id import request_id
@@ -34,7 +35,7 @@ class ChatEndpoint:
         """One answer, whole or in events."""
         body = parse(ChatBody, await read_body(request, self._max_body_bytes))
         answered = replies(
-            [self._service.chat(_chat_request(body, request_id(request)), call_of(request))],
+            [self._service.chat(_chat_request(body, request), call_of(request))],
             _params(body),
         )
         if body.stream:
@@ -44,10 +45,11 @@ class ChatEndpoint:
         return json_response(await until_gone(request.receive, _answer(answered, head, body)))
 
 
-def _chat_request(body: ChatBody, name: str) -> pb.ChatRequest:
+def _chat_request(body: ChatBody, request: Request) -> pb.ChatRequest:
     options = request_options(
         body,
-        request_id=name,
+        own_headers(request),
+        request_id=request_id(request),
         max_tokens=body.output_limit(),
         top_logprobs=body.logprobs_wanted(),
         prompt_logprobs=body.prompt_logprobs,
@@ -74,7 +76,13 @@ async def _answer(
         }
         for _, delta in whole.choices
     ]
-    answer = {**head, "model": whole.model, "choices": choices, "usage": usage_content(whole.usage)}
+    answer = {
+        **head,
+        "model": whole.model,
+        "choices": choices,
+        "usage": usage_content(whole.usage),
+        **cache_content(whole.cache_sources),
+    }
     if body.prompt_logprobs is not None:
         answer["prompt_logprobs"] = prompt_logprobs(whole.prompt_logprobs.get(0, ()))
     return answer
@@ -94,7 +102,10 @@ async def _events(
                     yield event({**head, "model": message.model, "choices": [choice], **tail})
             elif with_usage:
                 usage = usage_content(message.usage)
-                yield event({**head, "model": message.model, "choices": [], "usage": usage})
+                source = cache_content([message.cache_source])
+                yield event(
+                    {**head, "model": message.model, "choices": [], "usage": usage, **source}
+                )
     yield DONE
 
 

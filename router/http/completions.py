@@ -9,7 +9,7 @@ from starlette.responses import Response
 from trunkline.v1 import inference_pb2 as pb
 
 from router.call import Call
-from router.http.answer_parts import adds_something, usage_content
+from router.http.answer_parts import adds_something, cache_content, usage_content
 from router.http.completion_body import CompletionBody
 from router.http.completion_choices import CompletionChoices
 from router.http.echo import echo_of
@@ -18,6 +18,7 @@ from router.http.errors import json_response
 from router.http.exchange import DONE, EventStream, event, until_gone
 from router.http.logprobs import prompt_logprobs
 from router.http.options import request_options
+from router.http.own_headers import OwnHeaders, own_headers
 from router.http.parsing import parse, read_body
 from router.http.replies import Reply, replies
 from router.http.request_id import request_id
@@ -38,8 +39,9 @@ class CompletionEndpoint:
         body = parse(CompletionBody, await read_body(request, self._max_body_bytes))
         body.check_best_of()
         prompts = body.prompts()
+        headers = own_headers(request)
         asked = [
-            _generate_request(body, prompt, f"{request_id(request)}.{number}")
+            _generate_request(body, headers, prompt, f"{request_id(request)}.{number}")
             for number, prompt in enumerate(prompts)
         ]
         call = call_of(request)
@@ -63,10 +65,11 @@ class CompletionEndpoint:
 
 
 def _generate_request(
-    body: CompletionBody, prompt: str | list[int], name: str
+    body: CompletionBody, headers: OwnHeaders, prompt: str | list[int], name: str
 ) -> pb.GenerateRequest:
     options = request_options(
         body,
+        headers,
         request_id=name,
         max_tokens=body.output_limit(),
         top_logprobs=body.logprobs,
@@ -106,8 +109,8 @@ async def _answer(
         if body.prompt_logprobs is not None:
             content["prompt_logprobs"] = prompt_logprobs(whole.prompt_logprobs.get(prompt, ()))
         contents.append(content)
-    usage = usage_content(whole.usage)
-    return {**head, "model": whole.model, "choices": contents, "usage": usage}
+    usage, source = usage_content(whole.usage), cache_content(whole.cache_sources)
+    return {**head, "model": whole.model, "choices": contents, "usage": usage, **source}
 
 
 async def _events(
@@ -118,7 +121,7 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     tail = {"usage": None} if with_usage else {}
-    usage = pb.Usage()
+    usage, sources = pb.Usage(), list[pb.CacheSource.ValueType]()
     async with aclosing(answered):
         async for prompt, message in answered:
             head["model"] = message.model
@@ -128,7 +131,10 @@ async def _events(
                 choice = choices.choice(prompt, message.delta)
                 if choice["text"] or adds_something(message.delta):
                     yield event({**head, "choices": [choice], **tail})
-            add_usage(usage, message.usage)
+            else:
+                add_usage(usage, message.usage)
+                sources.append(message.cache_source)
     if with_usage:
-        yield event({**head, "choices": [], "usage": usage_content(usage)})
+        usage_part, source = usage_content(usage), cache_content(sources)
+        yield event({**head, "choices": [], "usage": usage_part, **source})
     yield DONE

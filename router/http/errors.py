@@ -46,6 +46,7 @@ _PARAMS = {
     "options.logprobs.prompt_top_logprobs": "prompt_logprobs",
     "options.logprobs.top_logprobs": "top_logprobs",
     "options.request_id": "x-request-id",
+    "options.session_id": "x-trunkline-session",
     "options.sampling.": "",
     "options.stop.": "",
     "options.stop.stop_strings": "stop",

@@ -5,17 +5,19 @@ from trunkline.v1 import sampling_pb2
 
 from cluster.errors import invalid
 from router.http.generation_body import GenerationBody
+from router.http.own_headers import OwnHeaders
 
 
 def request_options(
     body: GenerationBody,
+    headers: OwnHeaders,
     *,
     request_id: str,
     max_tokens: int | None,
     top_logprobs: int | None,
     prompt_logprobs: int | None,
 ) -> pb.RequestOptions:
-    """The options that a body asks for.
+    """The options that a body and our own headers ask for.
 
     Raises RequestError if its fields contradict each other.
     """
@@ -33,6 +35,8 @@ def request_options(
         n=body.n or 1,
         priority=body.priority or 0,
         metadata=_labels(body),
+        session_id=headers.session_id,
+        no_response_cache=headers.no_response_cache,
     )
     if body.timeout_s is not None:
         options.timeout.FromNanoseconds(max(1, int(body.timeout_s * 1e9)))

@@ -28,6 +28,8 @@ class Whole:
     prompt_logprobs: dict[int, list[pb.TokenLogprob]] = field(default_factory=dict)
     """By prompt."""
     usage: pb.Usage = field(default_factory=pb.Usage)
+    cache_sources: list[pb.CacheSource.ValueType] = field(default_factory=list)
+    """Of each prompt's answer."""
 
 
 async def gather(replies: AsyncGenerator[Reply, None]) -> Whole:
@@ -43,7 +45,9 @@ async def gather(replies: AsyncGenerator[Reply, None]) -> Whole:
             if message.HasField("delta"):
                 deltas[prompt, message.delta.index].MergeFrom(message.delta)
                 texts[prompt, message.delta.index].append(message.delta.text)
-            add_usage(whole.usage, message.usage)
+            else:
+                add_usage(whole.usage, message.usage)
+                whole.cache_sources.append(message.cache_source)
     for (prompt, sample), delta in sorted(deltas.items(), key=lambda item: item[0]):
         delta.text = "".join(texts[prompt, sample])
         whole.choices.append(Choice(prompt, delta))

@@ -10,7 +10,8 @@ from cluster.tenants import TenantLimits
 from router.validation.checks import check_count, check_range, check_token_ids
 from router.validation.sampling import check_sampling
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{0,128}")
+_NAME = re.compile(r"[A-Za-z0-9._:-]{0,128}")
+_NAME_ACCEPTED = "at most 128 characters of [A-Za-z0-9._:-]"
 _MAX_STOP_STRINGS = 16
 _MAX_STOP_STRING_CHARS = 256
 _MAX_LABELS = 16
@@ -20,13 +21,14 @@ _MAX_TOP_LOGPROBS = 20
 
 def check_request_id(request_id: str) -> None:
     """Something that can stand in logs and headers as it is."""
-    if not _REQUEST_ID.fullmatch(request_id):
-        raise invalid("options.request_id", request_id, "at most 128 characters of [A-Za-z0-9._:-]")
+    if not _NAME.fullmatch(request_id):
+        raise invalid("options.request_id", request_id, _NAME_ACCEPTED)
 
 
 def check_options(options: pb.RequestOptions, vocab_size: int) -> None:
     """Every option within the range that the contract names."""
     check_request_id(options.request_id)
+    _check_session_id(options.session_id)
     check_sampling(options.sampling, vocab_size)
     _check_stop(options.stop, vocab_size)
     _check_logprobs(options.logprobs)
@@ -57,6 +59,11 @@ def timeout_s(options: pb.RequestOptions) -> float | None:
     if not 0 <= timeout.nanos < 1_000_000_000 or seconds <= 0:
         raise invalid("options.timeout", f"{timeout.seconds}s {timeout.nanos}ns", "more than 0s")
     return seconds
+
+
+def _check_session_id(session_id: str) -> None:
+    if not _NAME.fullmatch(session_id):
+        raise invalid("options.session_id", session_id, _NAME_ACCEPTED)
 
 
 def _check_stop(stop: sampling_pb2.StopConditions, vocab_size: int) -> None:

@@ -169,3 +169,22 @@ def test_a_request_id_that_is_not_fit_for_logs_is_replaced(http: httpx.Client) -
     response = http.post("/v1/completions", json=TEXT, headers={"x-request-id": "a b"})
     assert response.status_code == 200
     assert len(response.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize(("path", "body"), [("chat/completions", CHAT), ("completions", TEXT)])
+def test_our_own_headers_are_options_too(
+    http: httpx.Client, service: FakeService, path: str, body: dict[str, Any]
+) -> None:
+    headers = {"x-trunkline-cache": "bypass", "x-trunkline-session": "mine"}
+    assert http.post(f"/v1/{path}", json=body, headers=headers).status_code == 200
+    options = service.requests[-1].options
+    assert (options.no_response_cache, options.session_id) == (True, "mine")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [("x-trunkline-cache", "on"), ("x-trunkline-session", "a b")]
+)
+def test_our_own_headers_are_checked(http: httpx.Client, header: str, value: str) -> None:
+    response = http.post("/v1/completions", json=TEXT, headers={header: value})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == header
