@@ -98,6 +98,25 @@ class RouterSettings(Section):
     """How long a request may wait for a replica to become ready."""
     max_attempts: PositiveInt = 3
     """Replicas tried for a request whose replica was lost before the first token."""
+    max_moves: int = Field(default=5, ge=0)
+    """Times that a sample which has begun is continued on another replica."""
+    stall_s: PositiveFloat = 30.0
+    """A request that has begun and gets no token for this long is continued on another replica, if
+    there is one."""
+    retry_backoff_s: PositiveFloat = 0.05
+    """Pause before a request is sent to another replica after one has failed it; it doubles each
+    time, up to 2 s, and is shortened at random by up to half."""
+    retry_share: float = Field(default=0.2, ge=0, le=1)
+    """Retries that there may be for each request, in the long run; 10 a second are always free."""
+    retry_burst: PositiveInt = 1024
+    """Retries that may come at once, as when a replica with many requests is lost."""
+    breaker_failures: PositiveInt = 5
+    """A replica that has failed so many requests in a row gets none for a while."""
+    breaker_cooldown_s: PositiveFloat = 5.0
+    """That while; then one request tries it."""
+    hedge_after_s: PositiveFloat | None = None
+    """A request without a token after this long is also sent to a second replica, and the first to
+    answer has it; without a value, none is."""
     max_request_s: PositiveFloat = 3600.0
     """How long a request may take, whatever deadline it sets itself."""
     client_stall_s: PositiveFloat = 60.0

@@ -11,7 +11,7 @@ from cluster.settings import RouterSettings
 from cluster.tenants import Tenant
 from router.auth import Authenticator
 from router.call import Call
-from router.dispatch import Dispatch
+from router.dispatch import Dispatch, DispatchTools
 from router.fleet.fleet import Fleet
 from router.fleet.served_model import ServedModel
 from router.gate import Gate
@@ -20,6 +20,7 @@ from router.job import Job, make_job
 from router.metrics import Metrics
 from router.prompt import Prompt, decode, of_chat, of_generate, of_tokenize
 from router.request_log import RequestLog
+from router.retry_budget import RetryBudget
 from router.validation.checks import check_token_ids
 from router.validation.options import (
     check_options,
@@ -54,6 +55,8 @@ class InferenceService:
         self._gate = gate
         self._metrics = metrics
         self._settings = settings
+        budget = RetryBudget(settings.retry_share, settings.retry_burst)
+        self._tools = DispatchTools(metrics, budget, settings)
 
     @property
     def is_ready(self) -> bool:
@@ -105,12 +108,7 @@ class InferenceService:
             tenant = await self._auth.tenant(call)
             request_log.tenant = tenant.name
             job = await self._admit(request, encode, call, tenant, request_log)
-            dispatch = Dispatch(
-                job,
-                self._metrics,
-                max_attempts=self._settings.max_attempts,
-                max_waiting_s=self._settings.max_waiting_s,
-            )
+            dispatch = Dispatch(job, self._tools, on_sent=lambda: None)
             generation = Generation(job, dispatch, request_log.progress, kind)
             async with aclosing(generation.messages()) as messages:
                 async for message in messages:

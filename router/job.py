@@ -2,7 +2,7 @@
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.v1 import inference_pb2 as pb
@@ -36,22 +36,37 @@ class Job:
         """Samples to generate."""
         return self.options.n
 
-    def submit(self) -> internal.Submit:
-        """The request as a replica gets it, but for the handle."""
+    def route_of(self, indices: range, output: list[int]) -> RouteRequest:
+        """Some of its samples as routing policies see them, after tokens that have come."""
+        token_ids = self.prompt_token_ids + output
+        return replace(self.route, token_ids=token_ids, n=len(indices))
+
+    def submit(self, indices: range, output: list[int], *, is_moved: bool) -> internal.Submit:
+        """Some of its samples as a replica gets them, but for the handle.
+
+        They go on after `output`, tokens that have come already. Where the job `is_moved` from
+        another replica, this one is not asked for what the first has told.
+        """
         options = self.options
+        logprobs = sampling_pb2.LogprobsOptions()
+        logprobs.CopyFrom(options.logprobs)
+        if is_moved:
+            logprobs.ClearField("prompt_top_logprobs")
         stop = sampling_pb2.StopConditions()
         stop.CopyFrom(options.stop)
         stop.ClearField("stop_strings")
         return internal.Submit(
             request_id=options.request_id,
-            prompt_token_ids=self.prompt_token_ids,
+            prompt_token_ids=self.prompt_token_ids + output,
             sampling=options.sampling,
             stop=stop,
-            logprobs=options.logprobs,
-            n=options.n,
+            logprobs=logprobs,
+            n=len(indices),
             priority=options.priority,
             timeout_s=max(self.deadline - time.monotonic(), _LEAST_TIMEOUT_S),
             cache_salt=self.route.cache_salt,
+            num_generated=len(output),
+            first_index=indices.start,
         )
 
 

@@ -72,6 +72,9 @@ class Metrics:
         self.load_exchange_failures = self._counter(
             "load_exchange_failures", "Times that other routers' load could not be read.", ()
         )
+        self.hedges_won = self._counter(
+            "hedges_won", "Requests that the second replica they were sent to began first.", model
+        )
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
         self.registry_age = self._gauge(
             "registry_age_seconds", "Since the registry was read; grows while Redis is away."
@@ -95,6 +98,11 @@ class Metrics:
             "prefix_index_age_seconds", "Since Redis last said what replicas have cached."
         )
         self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
+        self.breakers = self._gauge(
+            "replica_breakers",
+            "Replicas by the state of the breaker that keeps requests away from those that fail.",
+            ("model", "state"),
+        )
 
     def render(self) -> bytes:
         """All series in the text format of CONTENT_TYPE."""

@@ -5,6 +5,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import structlog
@@ -19,6 +20,7 @@ from router.address import authority
 from router.admin_servicer import GrpcAdmin
 from router.auth import Authenticator
 from router.decisions import Decisions
+from router.fleet.breaker import Breaker, BreakerState
 from router.fleet.fleet import Fleet
 from router.fleet.load_estimate import LoadEstimate
 from router.fleet.replica_link import ReplicaLink
@@ -143,11 +145,15 @@ class Router:
         self, record: ReplicaRecord, estimate: LoadEstimate, on_change: Callable[[], None]
     ) -> ReplicaLink:
         silence_s = self._settings.replica_silence_s
-        return ReplicaLink(record, estimate, self._router_id, silence_s, on_change)
+        breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
+        return ReplicaLink(record, estimate, breaker, self._router_id, silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
         metrics, name, prefixes = self.metrics, model.name, model.prefixes
         metrics.replicas_ready.labels(name).set_function(lambda: model.replicas.num_ready)
+        for state in BreakerState:
+            breakers = metrics.breakers.labels(name, state.name.lower())
+            breakers.set_function(partial(model.replicas.num_in_state, state))
         metrics.prefix_blocks.labels(name).set_function(lambda: prefixes.num_blocks)
         metrics.prefix_expected.labels(name).set_function(lambda: prefixes.num_expected)
         metrics.prefix_replicas.labels(name).set_function(lambda: prefixes.num_known)

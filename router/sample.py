@@ -30,7 +30,6 @@ class Sample:
         self._stop_strings = StopStrings(stop.stop_strings)
         self.num_tokens = 0
         self.finish_reason = pb.FINISH_REASON_UNSPECIFIED
-        self.ended_in_engine = False
 
     @property
     def is_finished(self) -> bool:
@@ -50,18 +49,13 @@ class Sample:
                 break
             if self._add(delta, texts, self._detokenizer.push((token_id,))):
                 break
-        self.skip(output)
-        if self.ended_in_engine and not delta.HasField("stop_string"):
+        if output.finish_reason and not delta.HasField("stop_string"):
             self._finish(delta, texts, output)
         # Set once: a message keeps the memory of every text that it has held.
         delta.text = "".join(texts)
         self.finish_reason = delta.finish_reason
         add_bytes(delta.logprobs, self._codec)
         return delta
-
-    def skip(self, output: internal.SampleOutput) -> None:
-        """Note whether `output` is the engine's last for the sample, and no more."""
-        self.ended_in_engine = output.finish_reason != pb.FINISH_REASON_UNSPECIFIED
 
     def _add(self, delta: pb.Delta, texts: list[str], text: str) -> bool:
         """Add text to the delta's; returns whether that has ended the sample."""

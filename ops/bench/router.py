@@ -13,6 +13,7 @@ from cluster.prefix.directory import PrefixDirectory
 from cluster.registry import ReplicaRecord
 from ops.bench.report import Row
 from router.decisions import Decisions
+from router.fleet.breaker import Breaker
 from router.fleet.load_estimate import LoadEstimate
 from router.fleet.prefill_rates import PrefillRates
 from router.fleet.replica_link import ReplicaLink
@@ -137,7 +138,9 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 
 def _link(number: int, rates: PrefillRates) -> ReplicaLink:
     record = ReplicaRecord(replica_id=f"replica-{number}", epoch=1, model="bench", address="")
-    link = ReplicaLink(record, LoadEstimate(record.member, rates), "bench", 1.0, lambda: None)
+    link = ReplicaLink(
+        record, LoadEstimate(record.member, rates), Breaker(5, 5.0), "bench", 1.0, lambda: None
+    )
     link.estimate.report(
         internal.Load(
             running_sequences=number % 16,

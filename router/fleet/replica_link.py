@@ -12,6 +12,7 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import ReplicaServiceStub
 
 from cluster.registry import ReplicaRecord
+from router.fleet.breaker import Breaker
 from router.fleet.load_estimate import Booking, LoadEstimate
 from router.fleet.outbox import Outbox
 from router.fleet.ticket import Ticket
@@ -47,6 +48,7 @@ class ReplicaLink:
         self,
         record: ReplicaRecord,
         estimate: LoadEstimate,
+        breaker: Breaker,
         router_id: str,
         silence_s: float,
         on_change: Callable[[], None],
@@ -55,6 +57,7 @@ class ReplicaLink:
         self.member = record.member
         """Name of the incarnation at the other end."""
         self.estimate = estimate
+        self.breaker = breaker
         self.registered = True
         self._hello = internal.RouterHello(
             router_id=router_id, replica_id=record.replica_id, epoch=record.epoch
@@ -65,6 +68,8 @@ class ReplicaLink:
         self._accepting = False
         self._handles = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
+        self._probe: int | None = None
+        """Handle of the request that tries whether the replica works again."""
         self._outbox = Outbox()
         self._bookings: dict[int, Booking] = {}
         self._reserved: Booking | None = None
@@ -78,7 +83,7 @@ class ReplicaLink:
     @property
     def is_ready(self) -> bool:
         """Whether new requests may be sent there."""
-        return self.registered and self._accepting
+        return self.registered and self._accepting and self.breaker.lets_through
 
     @property
     def is_idle(self) -> bool:
@@ -91,10 +96,15 @@ class ReplicaLink:
             self.estimate.release(self._reserved)
         self._reserved = self.estimate.book(sequences, prefill_tokens)
 
-    def submit(self, submit: internal.Submit) -> Ticket:
-        """Send a request, whose handle is set here; what was reserved last is for it."""
+    def submit(self, submit: internal.Submit, news: asyncio.Event) -> Ticket:
+        """Send a request, whose handle is set here; what was reserved last is for it.
+
+        `news` is set whenever something has come of it.
+        """
         submit.handle = next(self._handles)
-        ticket = Ticket(submit.handle, submit.n, self._cancel)
+        ticket = Ticket(submit, self._cancel, news)
+        if self.breaker.send():
+            self._probe = submit.handle
         self._tickets[submit.handle] = ticket
         booking, self._reserved = self._reserved, None
         self._bookings[submit.handle] = booking or self.estimate.book(
@@ -102,6 +112,13 @@ class ReplicaLink:
         )
         self._outbox.submit(submit)
         return ticket
+
+    def note_fault(self) -> None:
+        """It has failed a request in a way that may be its own."""
+        if self.breaker.fail():
+            self._log.warning("replica fails requests", cooldown_s=self.breaker.cooldown_s)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.breaker.cooldown_s, self._on_change)
 
     async def run(self) -> None:
         """Keep the stream open until cancelled, or until the replica proves to be another one."""
@@ -159,6 +176,8 @@ class ReplicaLink:
         self._log.info("stream to replica open")
 
     def _receive(self, frame: internal.ConnectResponse) -> None:
+        if frame.outputs:
+            self._note_answer()
         for output in frame.outputs:
             if ticket := self._tickets.get(output.handle):
                 self.estimate.begin(self._bookings[output.handle])
@@ -170,12 +189,22 @@ class ReplicaLink:
             self.estimate.report(frame.load)
             self._set_accepting(not frame.load.draining)
 
+    def _note_answer(self) -> None:
+        was_through = self.breaker.lets_through
+        self.breaker.succeed()
+        if not was_through:
+            self._on_change()
+
     def _cancel(self, ticket: Ticket) -> None:
         if self._release(ticket.handle):
             self._outbox.cancel(ticket.handle)
 
     def _release(self, handle: int) -> Ticket | None:
         ticket = self._tickets.pop(handle, None)
+        if ticket and handle == self._probe:
+            self._probe = None
+            self.breaker.end_probe()
+            self._on_change()
         if ticket:
             self.estimate.release(self._bookings.pop(handle))
         return ticket
@@ -185,6 +214,8 @@ class ReplicaLink:
         was_open, self._open = self._open, False
         self._set_accepting(False)
         self._outbox = Outbox()
+        if self._tickets:
+            self.note_fault()
         for handle in list(self._tickets):
             if ticket := self._release(handle):
                 ticket.lose(f"lost the stream to replica {self.member}")

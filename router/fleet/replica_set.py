@@ -1,13 +1,14 @@
 """The replicas of one model."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 
 import structlog
 
 from cluster.prefix.directory import PrefixDirectory
 from cluster.registry import ReplicaRecord
 from router.decisions import Decisions
+from router.fleet.breaker import BreakerState
 from router.fleet.load_estimate import LoadEstimate
 from router.fleet.prefill_rates import PrefillRates
 from router.fleet.replica_link import ReplicaLink
@@ -93,9 +94,13 @@ class ReplicaSet:
         choice.candidate.reserve(request.n, choice.uncached_tokens)
         return choice.candidate
 
-    async def changed(self) -> None:
+    def changed(self) -> Coroutine[None, None, object]:
         """Wait until replicas have come, gone, or changed in readiness."""
-        await self._changed.wait()
+        return self._changed.wait()
+
+    def num_in_state(self, state: BreakerState) -> int:
+        """Registered replicas whose breaker is in this state."""
+        return sum(link.breaker.state is state for link in self._links.values() if link.registered)
 
     async def close(self) -> None:
         """Close all links; what is under way on them is lost."""

@@ -27,7 +27,9 @@ class Script:
     """What a fake replica does with the requests it gets."""
 
     answer: Sequence[int] = (10, 11, 12, 13)
-    """Tokens of every sample, cut at max_tokens."""
+    """Tokens of every sample, cut at max_tokens; those that a request brings along are left out."""
+    spread: int = 0
+    """Added to the tokens of each sample, times its index."""
     tokens_per_output: int = 1
     stop_token_id: int | None = None
     """Ends samples, after the answer."""
@@ -35,6 +37,12 @@ class Script:
     """Outputs after which a request waits for `resume`; 0 waits before the first."""
     fail_with: internal.Failed | None = None
     """In place of an answer."""
+    fail_after: int = 0
+    """Outputs before that."""
+    repeats: bool = False
+    """Send each output again, together with the next one."""
+    skip: int | None = None
+    """The output that is left out."""
     started: internal.Started = field(
         default_factory=lambda: internal.Started(cached_prompt_tokens=2, queue_s=1e-6)
     )
@@ -175,12 +183,15 @@ class _Stream:
             await self._replica.resume.wait()
         if script.fail_with is not None:
             end.failed.CopyFrom(script.fail_with)
-            await self._write(internal.ConnectResponse(ends=[end]))
-            return
-        for step, outputs in enumerate(_steps(submit, script), start=1):
+        steps = _steps(submit, script)
+        for step, outputs in enumerate(steps, start=1):
+            if script.fail_with is not None and script.fail_after < step:
+                break
             if step == 1:
                 outputs[0].started.CopyFrom(script.started)
-            await self._write(internal.ConnectResponse(outputs=outputs))
+            again = steps[step - 2] if script.repeats and step > 1 else []
+            if script.skip != step:
+                await self._write(internal.ConnectResponse(outputs=[*again, *outputs]))
             if script.pause_after == step:
                 await self._replica.resume.wait()
         await self._write(internal.ConnectResponse(ends=[end]))
@@ -199,21 +210,34 @@ def _steps(submit: internal.Submit, script: Script) -> list[list[internal.Sample
         tokens.append(script.stop_token_id)
     is_cut = script.stop_token_id is None or len(tokens) > submit.stop.max_tokens
     tokens = tokens[: submit.stop.max_tokens]
+    indices = range(submit.first_index, submit.first_index + submit.n)
     steps = []
-    for start in range(0, len(tokens), script.tokens_per_output):
+    for start in range(submit.num_generated, len(tokens), script.tokens_per_output):
         chunk = tokens[start : start + script.tokens_per_output]
         is_last = start + len(chunk) == len(tokens)
-        steps.append([_output(submit, i, chunk, is_last, is_cut) for i in range(submit.n)])
-        if start == 0 and submit.logprobs.HasField("prompt_top_logprobs"):
+        steps.append(
+            [
+                _output(submit, i, [t + i * script.spread for t in chunk], start, is_last, is_cut)
+                for i in indices
+            ]
+        )
+        if start == submit.num_generated and submit.logprobs.HasField("prompt_top_logprobs"):
             for token_id in submit.prompt_token_ids[1:]:
                 steps[0][0].prompt_logprobs.append(logprob(token_id))
     return steps
 
 
 def _output(
-    submit: internal.Submit, index: int, chunk: Sequence[int], is_last: bool, is_cut: bool
+    submit: internal.Submit,
+    index: int,
+    chunk: Sequence[int],
+    position: int,
+    is_last: bool,
+    is_cut: bool,
 ) -> internal.SampleOutput:
-    output = internal.SampleOutput(handle=submit.handle, index=index, token_ids=chunk)
+    output = internal.SampleOutput(
+        handle=submit.handle, index=index, token_ids=chunk, position=position
+    )
     if submit.logprobs.HasField("top_logprobs"):
         output.logprobs.extend(logprob(token_id) for token_id in chunk)
     if is_last:

@@ -5,7 +5,6 @@ import asyncio
 import grpc
 import pytest
 from trunkline.internal.v1 import replica_pb2 as internal
-from trunkline.v1 import inference_pb2 as pb
 
 from cluster.registry import Registry
 from tests.router.conftest import ReplicaMaker
@@ -66,18 +65,6 @@ async def test_refused_by_all_is_queue_full(client: Client, replica: FakeReplica
     detail = detail_of(caught.value)
     assert (detail.reason, detail.retry_after.seconds) == ("QUEUE_FULL", 1)
     assert len(replica.submits) == 1
-
-
-async def test_lost_after_the_first_token_is_an_error(client: Client, replica: FakeReplica) -> None:
-    replica.script = Script(pause_after=2)
-    messages = aiter(client.stub.Generate(pb.GenerateRequest(prompt="x")))
-    await anext(messages)
-    await replica.kill()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in messages:
-            pass
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert detail_of(caught.value).reason == "REPLICA_LOST"
 
 
 async def test_attempts_are_limited(registry: Registry, make_replica: ReplicaMaker) -> None:

@@ -9,7 +9,7 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from cluster.errors import Reason, RequestError
 from workers.engine.request import FinishReason, SampleOutput
 from workers.replica.engine_thread import EngineDied, EngineThread, StepReport
-from workers.replica.messages import to_failure, to_output, to_request
+from workers.replica.messages import MOVED, to_failure, to_output, to_request
 from workers.replica.router_stream import RouterStream
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,17 @@ class Dispatch:
         for engine_id in [i for i, t in self._tickets.items() if t.stream is stream]:
             self._engine.cancel(engine_id)
             self._forget(engine_id)
+
+    def hand_back(self) -> int:
+        """Have routers take everything that is under way elsewhere; returns how many requests.
+
+        They go on after the tokens sent until now: what the engine still computes is dropped.
+        """
+        for engine_id in (moved := list(self._tickets)):
+            self._engine.cancel(engine_id)
+            ticket = self._forget(engine_id)
+            ticket.stream.put_end(internal.RequestEnd(handle=ticket.handle, failed=MOVED))
+        return len(moved)
 
     def report(self, report: StepReport) -> None:
         """Send what a turn of the engine has to say."""

@@ -27,6 +27,11 @@ _CAUSES = {
     Reason.CANCELLED: internal.Failed.CAUSE_CANCELLED,
 }
 
+MOVED = internal.Failed(
+    cause=internal.Failed.CAUSE_MOVED, message="the replica is leaving and hands the request back"
+)
+"""The end, here, of a request that goes on elsewhere."""
+
 
 def to_request(submit: internal.Submit, engine_id: str) -> Request:
     """The engine's request, named `engine_id`. Raises RequestError (INVALID_ARGUMENT)."""

@@ -71,14 +71,18 @@ class ReplicaServicer(ReplicaServiceServicer):
             await asyncio.sleep(_LOAD_PERIOD_S)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new requests, let those under way finish, then end the streams."""
+        """Take no new requests, let those under way finish, then end the streams.
+
+        What has not finished after `timeout_s` is handed back to the routers it came from.
+        """
         self._dispatch.draining = True
         self._send_load()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._dispatch.wait_idle()
         except TimeoutError:
-            log.warning("requests are cut off, not having finished in time", timeout_s=timeout_s)
+            num_moved = self._dispatch.hand_back()
+            log.warning("requests are handed back", timeout_s=timeout_s, requests=num_moved)
         for stream in self._streams:
             stream.end()
         # Routers that do not read any more are cut off when the server stops.

@@ -216,17 +216,27 @@ async def test_a_drain_refuses_new_requests_finishes_running_ones_and_ends_the_s
         await drain
 
 
-async def test_a_drain_that_takes_too_long_cuts_requests_off() -> None:
+async def test_a_drain_that_takes_too_long_hands_requests_back() -> None:
+    """With the tokens so far another replica can go on; nothing comes of it here after that."""
     engine = FakeEngine()
-    engine.gate.clear()
     async with _replica(engine) as replica:
-        router = await replica.connect()
-        await router.send(_submit(1))
-        await asyncio.to_thread(engine.entered.wait)
+        first, second = [await replica.connect() for _ in range(2)]
+        await first.send(_submit(1, max_tokens=10**6))
+        await second.send(_submit(1, max_tokens=10**6), _submit(2, first=7, max_tokens=10**6, n=2))
+        for router, handle in (first, 1), (second, 2):
+            await router.until(lambda r, handle=handle: len(r.tokens(handle)) > 2)  # type: ignore[misc]
+        engine.gate.clear()
         await replica.servicer.drain(timeout_s=0)
-        while (await router.stream.read()) is not grpc.aio.EOF:
-            pass
-        assert not router.ends
+        engine.gate.set()
+        for router, handles in (first, {1}), (second, {1, 2}):
+            while (frame := await router.stream.read()) is not grpc.aio.EOF:
+                assert isinstance(frame, internal.ConnectResponse)
+                router.frames.append(frame)
+            assert set(router.ends) == handles
+            assert {e.failed.cause for e in router.ends.values()} == {internal.Failed.CAUSE_MOVED}
+            for handle in handles:
+                tokens, before = router.tokens(handle), 7 if handle == 2 else 1
+                assert tokens == [(before + i) % 1000 for i in range(1, len(tokens) + 1)]
 
 
 async def test_more_requests_than_the_bound_are_refused() -> None:
