@@ -257,3 +257,26 @@ def parallel(
     print_rows(rows, "trunkline bench parallel")
     if json is not None:
         write_rows(rows, json)
+
+
+@app.command()
+def tiers(
+    model: Annotated[str, typer.Option(help="Name of a shape, of which to make a model.")] = (
+        "qwen3-0.6b"
+    ),
+    prefix_tokens: Annotated[int, typer.Option(min=16, help="Tokens of the hot prefix.")] = 1024,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with another prefix each.")] = 3,
+    json: Json = None,
+) -> None:
+    """A hot prefix from host memory and from Redis, beside computing it again."""
+    from ops.bench.report import print_rows, write_rows
+    from ops.bench.tiers import bench_tiers
+    from ops.failure import UsageError
+
+    try:
+        rows = bench_tiers(model, prefix_tokens, runs)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print_rows(rows, "trunkline bench tiers")
+    if json is not None:
+        write_rows(rows, json)

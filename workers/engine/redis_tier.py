@@ -20,7 +20,7 @@ from workers.layers.host_store import HostStore
 
 _MOST_FETCHES = 16
 """Under way at a time; who comes when there are more does not wait."""
-_LEAST_WAIT_S, _MOST_WAIT_S, _FIRST_WAIT_S = 0.05, 5.0, 2.0
+_LEAST_WAIT_S, _MOST_WAIT_S, _FIRST_WAIT_S = 0.1, 5.0, 2.0
 """Bounds of what a request waits, which is what computing would take, and where that is unknown."""
 _CLOSE_S = 2 * TIMEOUT_S
 

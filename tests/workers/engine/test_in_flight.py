@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Literal
 
 from hypothesis import given, settings
@@ -59,6 +60,30 @@ WISHES = st.lists(
 )
 
 
+class LateFetches:
+    """Fetches that end after so many looks, or never begin; the delays are dealt out in turn."""
+
+    def __init__(self, delays: list[int]) -> None:
+        self._delays = cycle(delays)
+        self._waiting: dict[Sequence, int] = {}
+
+    def begin(self, sequence: Sequence) -> bool:
+        delay = next(self._delays)
+        if delay:
+            self._waiting[sequence] = delay
+        return delay > 0
+
+    def arrived(self) -> list[Sequence]:
+        self._waiting = {sequence: left - 1 for sequence, left in self._waiting.items()}
+        ended = [sequence for sequence, left in self._waiting.items() if not left]
+        for sequence in ended:
+            self.leave(sequence)
+        return ended
+
+    def leave(self, sequence: Sequence) -> None:
+        del self._waiting[sequence]
+
+
 class House:
     """An engine without a model: what Engine.step does, with steps that are done late."""
 
@@ -71,6 +96,7 @@ class House:
         *,
         misled: bool = False,
         num_slots: int = 0,
+        delays: list[int] | None = None,
     ) -> None:
         self.model = PaperModel(window)
         self.budget = budget
@@ -86,6 +112,7 @@ class House:
             max_num_seqs=SEQS,
             max_num_batched_tokens=budget,
             num_in_flight=num_in_flight,
+            fetches=None if delays is None else LateFetches(delays),
         )
         if misled:  # outputs seem to be short, so that more is started than has room
             for _ in range(20):
@@ -123,6 +150,8 @@ class House:
     def step(self) -> Batch | None:
         self.in_flight.submit()
         assert len(self.in_flight) <= self.num_in_flight
+        if not self.in_flight and self.scheduler.num_fetching == len(self.groups):
+            return None
         assert self.in_flight, "somebody waits or runs, but nothing is in flight"
         batch, result = self.in_flight.collect()
         if self.host is not None:
@@ -143,6 +172,9 @@ class House:
         live = [s for group in self.groups.values() for s in group.live]
         assert len(live) == len(self.scheduler.running) + self.scheduler.num_waiting
         assert len(self.scheduler.running) <= SEQS
+        unread = [len(sequence.token_ids) for sequence in self.scheduler.waiting()]
+        unread += [s.num_uncomputed for s in self.scheduler.running if s.num_uncomputed > 1]
+        assert self.scheduler.queued_tokens == sum(unread)
         for sequence in live:
             assert sequence.num_computed <= sequence.num_scheduled <= len(sequence.token_ids)
         if self.host is not None:
@@ -215,6 +247,7 @@ class House:
     window=st.none() | st.integers(1, 20),
     misled=st.booleans(),
     num_slots=st.integers(0, 6) | st.integers(0, 60),
+    delays=st.none() | st.lists(st.integers(0, 9), min_size=1, max_size=4),
 )
 def test_every_request_gets_what_it_should_and_ends_once(
     wishes: list[Wish],
@@ -224,14 +257,17 @@ def test_every_request_gets_what_it_should_and_ends_once(
     window: int | None,
     misled: bool,
     num_slots: int,
+    delays: list[int] | None,
 ) -> None:
-    """Whatever is preempted, forked, shared, cancelled or late while its steps are in flight, or
-    kept in host memory; what is not finite harms nobody else. The cache has room for the longest
-    request, if not for two."""
+    """Whatever is preempted, forked, shared, cancelled or late while its steps are in flight, is
+    kept in host memory or waits for its prefix; what is not finite harms nobody else. The cache has
+    room for the longest request, if not for two."""
     longest = max(len(wish.prompt) + wish.output for wish in wishes)
     in_sight = longest if window is None else min(longest, window + budget + BLOCK)
     num_blocks = 1 + max(1, -(-in_sight // BLOCK)) + spare_blocks
-    house = House(num_in_flight, num_blocks, budget, window, misled=misled, num_slots=num_slots)
+    house = House(
+        num_in_flight, num_blocks, budget, window, misled=misled, num_slots=num_slots, delays=delays
+    )
     house.run(wishes)
     for number, wish in enumerate(wishes):
         house.check(wish, number)
