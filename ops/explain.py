@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 from redis.exceptions import RedisError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from trunkline.v1 import admin_pb2 as admin
@@ -87,7 +88,9 @@ def _table(decision: admin.Decision) -> Table:
         f"{decision.chosen} by {decision.basis} "
         f"(policy {decision.policy}, router {decision.router_id})"
     )
-    table = Table("", "replica", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("")
+    table.add_column("replica", overflow="fold", min_width=12)
     for name in ("cached", "pending", "queued", "tokens/s"):
         table.add_column(name, justify="right")
     for name in ("queue", "prefill", "fetch", "decode", "work", "total ms"):

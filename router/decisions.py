@@ -4,7 +4,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trunkline.v1 import admin_pb2 as admin
 
@@ -15,8 +15,7 @@ from router.policies.replica_load import cost_parts
 _CAPACITY = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One choice of a replica; candidates' values are in the same order everywhere."""
 
     request_id: str

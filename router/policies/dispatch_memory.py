@@ -26,8 +26,11 @@ class DispatchMemory:
             if depth > len(hashes):
                 break
             name = hashes[depth - 1]
-            others = [m for m in self._members.pop(name, ()) if m != member]
-            self._members[name] = (member, *others[: _MAX_MEMBERS - 1])
+            members = self._members.setdefault(name, (member,))
+            if members[0] != member:
+                others = [m for m in members if m != member]
+                self._members[name] = (member, *others[: _MAX_MEMBERS - 1])
+            self._members.move_to_end(name)
         while len(self._members) > self._max_blocks:
             self._members.popitem(last=False)
 

@@ -24,7 +24,7 @@ class Prefixes(Protocol):
         """How many of the first of these blocks each replica holds; none: left out."""
 
     def expect(self, hashes: Sequence[bytes], member: str) -> None:
-        """A prompt with these blocks was sent to the replica."""
+        """The replica was sent a prompt with these blocks beside those that it holds."""
 
     def is_known(self, member: str) -> bool:
         """Whether all is known that the replica holds."""
@@ -55,8 +55,9 @@ class PrefixAware:
         else:
             choice = self._cheapest(request, candidates, depths, basis)
         if hashes:
-            self._memory.note(hashes, choice.candidate.member)
-            self._prefixes.expect(hashes, choice.candidate.member)
+            member = choice.candidate.member
+            self._memory.note(hashes, member)
+            self._prefixes.expect(hashes[depths.get(member, 0) :], member)
         return choice
 
     def _whereabouts(

@@ -1,12 +1,16 @@
 """A few questions tell what asking after every block would."""
 
+from hashlib import blake2b
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.prefix.bisection import bisected_depths
 from cluster.prefix.prefix_index import PrefixIndex
 
-HASHES = [number.to_bytes(16, "big") for number in range(1, 301)]
+HASHES = [
+    blake2b(bytes([number % 256, number // 256]), digest_size=16).digest() for number in range(300)
+]
 
 
 def index_of(depths: list[int]) -> PrefixIndex:
