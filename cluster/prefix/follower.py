@@ -9,6 +9,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from cluster.cancelling import raise_if_cancelled
 from cluster.prefix.block_log import CHUNK_BLOCKS
 from cluster.prefix.directory import PrefixDirectory
 from cluster.prefix.events import PrefixKeys, Update, UpdateError, joined
@@ -80,6 +81,7 @@ class PrefixFollower:
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
+            raise_if_cancelled()
             try:
                 await self._read_sets()
                 await self._read_updates()

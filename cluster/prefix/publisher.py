@@ -8,6 +8,7 @@ from itertools import islice
 
 from redis.exceptions import RedisError
 
+from cluster.cancelling import raise_if_cancelled
 from cluster.prefix.block_log import CHUNK_BLOCKS, BlockLog
 from cluster.prefix.events import CacheChange, CacheEvent, Update, joined
 
@@ -49,6 +50,7 @@ class PrefixPublisher:
         """Write what is noted until cancelled; then remove all that was written."""
         try:
             while True:
+                raise_if_cancelled()
                 await asyncio.sleep(_GATHER_S if await self._write() else _RETRY_S)
                 if self._is_written:
                     await self._wait_for_news()

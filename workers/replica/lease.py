@@ -6,6 +6,7 @@ from time import monotonic
 import structlog
 from redis.exceptions import RedisError
 
+from cluster.cancelling import raise_if_cancelled
 from cluster.model_card import ModelCard
 from cluster.registry import Registry, ReplicaRecord
 
@@ -45,6 +46,7 @@ class Lease:
         """Renew until cancelled; then leave the registry."""
         try:
             while True:
+                raise_if_cancelled()
                 # Timed from the start, so that a slow Redis does not use up the lease.
                 due = monotonic() + self._lease_s / _RENEWALS_PER_LEASE
                 await self._renew()
