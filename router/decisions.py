@@ -1,7 +1,6 @@
 """Why requests went where they went."""
 
 import time
-from array import array
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -55,10 +54,10 @@ class Decisions:
                 choice.basis,
                 request.num_prompt_tokens,
                 choice.candidate.member,
-                tuple([candidate.member for candidate in candidates]),
-                tuple([candidate.load for candidate in candidates]),
-                array("I", choice.cached_tokens),
-                array("d", choice.costs),
+                [candidate.member for candidate in candidates],
+                [candidate.load for candidate in candidates],
+                choice.cached_tokens,
+                choice.costs,
             )
         )
 

@@ -154,8 +154,8 @@ class PrefixIndex:
             if low in places:
                 for place, high_there in enumerate(self._high[bucket].tolist()):
                     if high_there == high and places[place] == low:
-                        words = self._holders[bucket * _PLACES + place]
-                        return int.from_bytes(words.astype("<u8", copy=False).tobytes(), "little")
+                        words: list[int] = self._holders[bucket * _PLACES + place].tolist()
+                        return sum(word << _WORD_BITS * i for i, word in enumerate(words))
         return 0
 
     def _leading(self, keys: _Keys) -> Words:

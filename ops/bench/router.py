@@ -10,13 +10,10 @@ from trunkline.internal.v1 import replica_pb2 as internal
 
 from cluster.model_card import ModelCard
 from cluster.prefix.directory import PrefixDirectory
-from cluster.registry import ReplicaRecord
 from ops.bench.report import Row
 from router.decisions import Decisions
-from router.fleet.breaker import Breaker
-from router.fleet.load_estimate import LoadEstimate
+from router.fleet.load_estimate import Booking, LoadEstimate
 from router.fleet.prefill_rates import PrefillRates
-from router.fleet.replica_link import ReplicaLink
 from router.metrics import Metrics
 from router.policies import Choice, Policy, RouteRequest
 from router.policies.prefix import PrefixAware
@@ -91,11 +88,11 @@ class _Bench:
         self._prefixes = PrefixDirectory(2**20)
         held = b"".join(self._request("held", self._half).block_hashes)
         rates = PrefillRates()
-        self._links = [_link(number, rates) for number in range(_NUM_REPLICAS)]
-        for number, link in enumerate(self._links):
-            self._prefixes.trust(link.member)
+        self._replicas = [_replica(number, rates) for number in range(_NUM_REPLICAS)]
+        for number, replica in enumerate(self._replicas):
+            self._prefixes.trust(replica.member)
             if number % 8 == 0:
-                self._prefixes.store(link.member, held)
+                self._prefixes.store(replica.member, held)
         self._decisions = Decisions("bench", "prefix", Metrics())
 
     def run(self, seed: int) -> dict[str, float]:
@@ -116,15 +113,16 @@ class _Bench:
         request = self._request("r", prompt)
         hashing, hashes = _timed(lambda: request.block_hashes)
         looking, _ = _timed(lambda: self._prefixes.depths(hashes))
-        choosing, choice = _timed(lambda: policy.choose(request, self._links))
-        reserving, _ = _timed(lambda: self._reserve(request, choice))
+        choosing, choice = _timed(lambda: policy.choose(request, self._replicas))
+        reserving, booking = _timed(lambda: self._reserve(request, choice))
+        choice.candidate.release(booking)
         # The policy looks up once more what was looked up to measure it.
         return hashing + choosing + reserving, hashing, looking, choosing - looking, reserving
 
-    def _reserve(self, request: RouteRequest, choice: Choice[ReplicaLink]) -> None:
-        """As ReplicaSet.choose does; the next reservation takes the place of this one."""
-        self._decisions.record(request, "new", self._links, choice)
-        choice.candidate.reserve(request.n, choice.uncached_tokens)
+    def _reserve(self, request: RouteRequest, choice: Choice[LoadEstimate]) -> Booking:
+        """As ReplicaSet.choose and ReplicaLink.reserve do."""
+        self._decisions.record(request, "new", self._replicas, choice)
+        return choice.candidate.book(request.n, choice.uncached_tokens)
 
     def _request(self, request_id: str, token_ids: Sequence[int]) -> RouteRequest:
         return RouteRequest(request_id=request_id, model=self._card, token_ids=token_ids)
@@ -136,12 +134,9 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     return perf_counter() - start, done
 
 
-def _link(number: int, rates: PrefillRates) -> ReplicaLink:
-    record = ReplicaRecord(replica_id=f"replica-{number}", epoch=1, model="bench", address="")
-    link = ReplicaLink(
-        record, LoadEstimate(record.member, rates), Breaker(5, 5.0), "bench", 1.0, lambda: None
-    )
-    link.estimate.report(
+def _replica(number: int, rates: PrefillRates) -> LoadEstimate:
+    replica = LoadEstimate(f"replica-{number}@1", rates)
+    replica.report(
         internal.Load(
             running_sequences=number % 16,
             queued_prefill_tokens=100 * (number % 7),
@@ -150,7 +145,7 @@ def _link(number: int, rates: PrefillRates) -> ReplicaLink:
             max_running_sequences=256,
         )
     )
-    return link
+    return replica
 
 
 def _index_bytes() -> float:

@@ -16,7 +16,6 @@ from router.fleet.breaker import Breaker
 from router.fleet.load_estimate import Booking, LoadEstimate
 from router.fleet.outbox import Outbox
 from router.fleet.ticket import Ticket
-from router.policies.replica_load import ReplicaLoad
 
 log = structlog.get_logger(__name__)
 
@@ -74,11 +73,6 @@ class ReplicaLink:
         self._bookings: dict[int, Booking] = {}
         self._reserved: Booking | None = None
         self._log = log.bind(replica=record.member, address=record.address)
-
-    @property
-    def load(self) -> ReplicaLoad:
-        """What it has to do."""
-        return self.estimate.load
 
     @property
     def is_ready(self) -> bool:

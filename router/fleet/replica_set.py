@@ -89,10 +89,12 @@ class ReplicaSet:
         candidates = [link for link in ready if link.member not in avoid] or ready
         if not candidates:
             return None
-        choice = self._policy.choose(request, candidates)
-        self._decisions.record(request, cause, candidates, choice)
-        choice.candidate.reserve(request.n, choice.uncached_tokens)
-        return choice.candidate
+        estimates = [link.estimate for link in candidates]
+        choice = self._policy.choose(request, estimates)
+        self._decisions.record(request, cause, estimates, choice)
+        link = self._links[choice.candidate.member]
+        link.reserve(request.n, choice.uncached_tokens)
+        return link
 
     def changed(self) -> Coroutine[None, None, object]:
         """Wait until replicas have come, gone, or changed in readiness."""

@@ -84,7 +84,8 @@ class PrefixAware:
     ) -> Choice[C]:
         total, size = request.num_prompt_tokens, request.model.block_size
         loads = [candidate.load for candidate in candidates]
-        cached = [size * depths.get(candidate.member, 0) for candidate in candidates]
+        depth = depths.get
+        cached = [size * depth(candidate.member, 0) for candidate in candidates]
         # One token is always computed: that which the first answer follows.
         uncached = [total - tokens or 1 for tokens in cached]
         if 0.0 not in [load.token_ms for load in loads]:

@@ -191,3 +191,18 @@ def test_a_replica_that_is_not_known_yet_is_judged_by_what_was_sent_there() -> N
     policy.choose(request(PREFIX), fleet[1:])
     choice = policy.choose(request(PREFIX), fleet)
     assert (choice.basis, choice.candidate) == ("index", fleet[1])
+
+
+def test_a_lost_index_degrades_to_memory_and_comes_back() -> None:
+    fleet = replicas(*[5000.0] * 4)
+    known = Known(fleet)
+    policy = policy_of(known)
+    bases = [send(policy, request(PREFIX), fleet).basis]
+    for replica in fleet:
+        known.directory.doubt(replica.member)
+    bases.append(send(policy, request(PREFIX), fleet).basis)
+    bases.append(send(policy, request(range(5000, 6000)), fleet).basis)
+    for replica in fleet:
+        known.directory.trust(replica.member)
+    bases.append(send(policy, request(PREFIX), fleet).basis)
+    assert bases == ["index", "dispatch_memory", "consistent_hash", "index"]
