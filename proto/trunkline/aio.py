@@ -1,10 +1,9 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc.aio
 
@@ -20,16 +19,15 @@ from trunkline.requests import (
     tokenize_request,
 )
 from trunkline.retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from trunkline.routers import Rotation, addresses_of
 from trunkline.types import Model
 from trunkline.v1 import inference_pb2 as pb
 from trunkline.v1.inference_pb2_grpc import InferenceStub
 
+if TYPE_CHECKING:
+    from trunkline.v1.inference_pb2_grpc import InferenceAsyncStub
+
 _ResponseT = TypeVar("_ResponseT")
-_ResponseT_co = TypeVar("_ResponseT_co", covariant=True)
-
-
-class _Attempt(Protocol[_ResponseT_co]):
-    def __call__(self, *, timeout: float | None) -> Awaitable[_ResponseT_co]: ...
 
 
 class AsyncClient:
@@ -46,7 +44,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         api_key: str | None = None,
         tls: TLS | None = None,
@@ -54,12 +52,15 @@ class AsyncClient:
     ) -> None:
         self._headers = headers(api_key)
         self._retry = retry
-        self._channel = (
-            grpc.aio.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
+        addresses = addresses_of(address)
+        self._channels = [
+            grpc.aio.secure_channel(one, tls.credentials(), CHANNEL_OPTIONS)
             if tls
-            else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        )
-        self._stub = InferenceStub(self._channel)
+            else grpc.aio.insecure_channel(one, CHANNEL_OPTIONS)
+            for one in addresses
+        ]
+        self._stubs = [InferenceStub(channel) for channel in self._channels]
+        self._routers = Rotation(len(addresses))
 
     def generate(
         self,
@@ -78,9 +79,14 @@ class AsyncClient:
         ' one two'
         """
         request = generate_request(prompt, model, options)
-        start = partial(self._stub.Generate, request, metadata=self._headers)
-        attempts = Attempts(self._retry, timeout_s)
-        return AsyncStream.open(start, attempts, request.options.request_id)
+        attempts = Attempts(self._retry, timeout_s, self._routers)
+        return AsyncStream.open(
+            lambda *, timeout: self._stubs[attempts.next_router()].Generate(
+                request, timeout=timeout, metadata=self._headers
+            ),
+            attempts,
+            request,
+        )
 
     def chat(
         self,
@@ -99,9 +105,14 @@ class AsyncClient:
         ' one'
         """
         request = chat_request(messages, model, options)
-        start = partial(self._stub.Chat, request, metadata=self._headers)
-        attempts = Attempts(self._retry, timeout_s)
-        return AsyncStream.open(start, attempts, request.options.request_id)
+        attempts = Attempts(self._retry, timeout_s, self._routers)
+        return AsyncStream.open(
+            lambda *, timeout: self._stubs[attempts.next_router()].Chat(
+                request, timeout=timeout, metadata=self._headers
+            ),
+            attempts,
+            request,
+        )
 
     async def tokenize(
         self,
@@ -113,32 +124,45 @@ class AsyncClient:
     ) -> list[int]:
         """The token ids of a text, or of a conversation as the model's template renders it."""
         request = tokenize_request(text, model, special_tokens)
-        start = partial(self._stub.Tokenize, request, metadata=self._headers)
-        return list((await self._answer(start, timeout_s)).token_ids)
+        answer = await self._answer(
+            lambda stub, timeout: stub.Tokenize(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return list(answer.token_ids)
 
     async def detokenize(
         self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None
     ) -> str:
         """The text of token ids."""
         request = detokenize_request(token_ids, model)
-        start = partial(self._stub.Detokenize, request, metadata=self._headers)
-        return (await self._answer(start, timeout_s)).text
+        answer = await self._answer(
+            lambda stub, timeout: stub.Detokenize(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return answer.text
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The models that can be asked for."""
         request = pb.ListModelsRequest()
-        start = partial(self._stub.ListModels, request, metadata=self._headers)
-        return list(map(Model.of, (await self._answer(start, timeout_s)).models))
+        answer = await self._answer(
+            lambda stub, timeout: stub.ListModels(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return list(map(Model.of, answer.models))
 
     async def close(self) -> None:
         """Closes the connection; running requests are cancelled."""
-        await self._channel.close()
+        await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def _answer(self, start: _Attempt[_ResponseT], timeout_s: float | None) -> _ResponseT:
-        attempts = Attempts(self._retry, timeout_s)
+    async def _answer(
+        self,
+        call: Callable[["InferenceAsyncStub", float | None], Awaitable[_ResponseT]],
+        timeout_s: float | None,
+    ) -> _ResponseT:
+        attempts = Attempts(self._retry, timeout_s, self._routers)
         while True:
             try:
-                return await start(timeout=attempts.time_left_s)
+                return await call(self._stubs[attempts.next_router()], attempts.time_left_s)
             except grpc.aio.AioRpcError as status:
                 await asyncio.sleep(attempts.pause_s(error_of(status)))
 

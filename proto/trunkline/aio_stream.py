@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import grpc.aio
 
 from trunkline.errors import RequestCancelledError, error_of
-from trunkline.received import Received, Response
+from trunkline.received import Received, Request, Response
 from trunkline.retry import Attempts
 from trunkline.types import Delta
 from trunkline.v1.inference_pb2 import ChatResponse, GenerateResponse
@@ -34,17 +34,17 @@ class AsyncStream(Received, AsyncIterator[Delta]):
     reads it cancels the request.
     """
 
-    def __init__(self, call: _Call, restart: _Start, attempts: Attempts, request_id: str) -> None:
-        super().__init__(request_id)
+    def __init__(self, call: _Call, restart: _Start, attempts: Attempts, request: Request) -> None:
+        super().__init__(request)
         self._call = call
         self._restart = restart
         self._attempts = attempts
         self._closed = False
 
     @classmethod
-    def open(cls, start: _Start, attempts: Attempts, request_id: str) -> Self:
-        """Sends the request; `start` makes each attempt at it."""
-        return cls(start(timeout=attempts.time_left_s), start, attempts, request_id)
+    def open(cls, start: _Start, attempts: Attempts, request: Request) -> Self:
+        """Sends the request, which is the stream's own; `start` makes each attempt at it."""
+        return cls(start(timeout=attempts.time_left_s), start, attempts, request)
 
     async def text(self) -> str:
         """Reads to the end and returns the whole text, of the first sample if there are several.
@@ -82,7 +82,7 @@ class AsyncStream(Received, AsyncIterator[Delta]):
                 return message if isinstance(message, GenerateResponse | ChatResponse) else None
             except grpc.aio.AioRpcError as status:
                 error = error_of(status)
-                if self._started:
+                if not self._may_go_on_after(error):
                     raise error from status
                 await asyncio.sleep(self._attempts.pause_s(error))
             except asyncio.CancelledError:
@@ -92,6 +92,7 @@ class AsyncStream(Received, AsyncIterator[Delta]):
                 raise _closed() from None
             if self._closed:
                 raise _closed()
+            self._rewind()
             self._call = self._restart(timeout=self._attempts.time_left_s)
 
     async def __aenter__(self) -> Self:

@@ -1,10 +1,9 @@
 """The client."""
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import grpc
 
@@ -19,17 +18,13 @@ from trunkline.requests import (
     tokenize_request,
 )
 from trunkline.retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from trunkline.routers import Rotation, addresses_of
 from trunkline.stream import Stream
 from trunkline.types import Model
 from trunkline.v1 import inference_pb2 as pb
 from trunkline.v1.inference_pb2_grpc import InferenceStub
 
 _ResponseT = TypeVar("_ResponseT")
-_ResponseT_co = TypeVar("_ResponseT_co", covariant=True)
-
-
-class _Attempt(Protocol[_ResponseT_co]):
-    def __call__(self, *, timeout: float | None) -> _ResponseT_co: ...
 
 
 class Client:
@@ -50,7 +45,7 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         api_key: str | None = None,
         tls: TLS | None = None,
@@ -58,12 +53,15 @@ class Client:
     ) -> None:
         self._headers = headers(api_key)
         self._retry = retry
-        self._channel = (
-            grpc.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
+        addresses = addresses_of(address)
+        self._channels = [
+            grpc.secure_channel(one, tls.credentials(), CHANNEL_OPTIONS)
             if tls
-            else grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        )
-        self._stub = InferenceStub(self._channel)
+            else grpc.insecure_channel(one, CHANNEL_OPTIONS)
+            for one in addresses
+        ]
+        self._stubs = [InferenceStub(channel) for channel in self._channels]
+        self._routers = Rotation(len(addresses))
 
     def generate(
         self,
@@ -84,9 +82,14 @@ class Client:
          one two 2
         """
         request = generate_request(prompt, model, options)
-        start = partial(self._stub.Generate, request, metadata=self._headers)
-        attempts = Attempts(self._retry, timeout_s)
-        return Stream.open(start, attempts, request.options.request_id)
+        attempts = Attempts(self._retry, timeout_s, self._routers)
+        return Stream.open(
+            lambda *, timeout: self._stubs[attempts.next_router()].Generate(
+                request, timeout=timeout, metadata=self._headers
+            ),
+            attempts,
+            request,
+        )
 
     def chat(
         self,
@@ -103,9 +106,14 @@ class Client:
         [' one', ' one']
         """
         request = chat_request(messages, model, options)
-        start = partial(self._stub.Chat, request, metadata=self._headers)
-        attempts = Attempts(self._retry, timeout_s)
-        return Stream.open(start, attempts, request.options.request_id)
+        attempts = Attempts(self._retry, timeout_s, self._routers)
+        return Stream.open(
+            lambda *, timeout: self._stubs[attempts.next_router()].Chat(
+                request, timeout=timeout, metadata=self._headers
+            ),
+            attempts,
+            request,
+        )
 
     def tokenize(
         self,
@@ -122,8 +130,11 @@ class Client:
         [97, 98, 99]
         """
         request = tokenize_request(text, model, special_tokens)
-        start = partial(self._stub.Tokenize, request, metadata=self._headers)
-        return list(self._answer(start, timeout_s).token_ids)
+        answer = self._answer(
+            lambda stub, timeout: stub.Tokenize(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return list(answer.token_ids)
 
     def detokenize(
         self, token_ids: Sequence[int], *, model: str = "", timeout_s: float | None = None
@@ -135,8 +146,11 @@ class Client:
         'abc'
         """
         request = detokenize_request(token_ids, model)
-        start = partial(self._stub.Detokenize, request, metadata=self._headers)
-        return self._answer(start, timeout_s).text
+        answer = self._answer(
+            lambda stub, timeout: stub.Detokenize(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return answer.text
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The models that can be asked for.
@@ -146,18 +160,24 @@ class Client:
         [Model(name='fake', max_model_len=512, vocab_size=256, ready_replicas=1)]
         """
         request = pb.ListModelsRequest()
-        start = partial(self._stub.ListModels, request, metadata=self._headers)
-        return list(map(Model.of, self._answer(start, timeout_s).models))
+        answer = self._answer(
+            lambda stub, timeout: stub.ListModels(request, timeout=timeout, metadata=self._headers),
+            timeout_s,
+        )
+        return list(map(Model.of, answer.models))
 
     def close(self) -> None:
         """Closes the connection; running requests are cancelled."""
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
-    def _answer(self, start: _Attempt[_ResponseT], timeout_s: float | None) -> _ResponseT:
-        attempts = Attempts(self._retry, timeout_s)
+    def _answer(
+        self, call: Callable[[InferenceStub, float | None], _ResponseT], timeout_s: float | None
+    ) -> _ResponseT:
+        attempts = Attempts(self._retry, timeout_s, self._routers)
         while True:
             try:
-                return start(timeout=attempts.time_left_s)
+                return call(self._stubs[attempts.next_router()], attempts.time_left_s)
             except grpc.RpcError as status:
                 time.sleep(attempts.pause_s(error_of(status)))
 

@@ -1,4 +1,4 @@
-"""When a request that never started is sent again."""
+"""When a request that has failed is sent again."""
 
 import random
 import time
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trunkline.errors import OverloadedError, TrunklineError, UnavailableError
+from trunkline.routers import Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,10 @@ DEFAULT_RETRY: Final = RetryPolicy()
 class Attempts:
     """The attempts at one request, bounded by a policy and by the request's deadline."""
 
-    def __init__(self, policy: RetryPolicy, timeout_s: float | None) -> None:
+    def __init__(self, policy: RetryPolicy, timeout_s: float | None, routers: Rotation) -> None:
         self._policy = policy
+        self._routers = routers
+        self._router = 0
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._failed = 0
 
@@ -58,12 +61,18 @@ class Attempts:
             return None
         return max(0.0, self._deadline_s - time.monotonic())
 
+    def next_router(self) -> int:
+        """The router for the next attempt."""
+        self._router = self._routers.next()
+        return self._router
+
     def pause_s(self, error: TrunklineError) -> float:
         """Counts a failed attempt and gives the seconds until the next; raises `error` at the last.
 
         A pause that the deadline would end is not begun.
         """
         self._failed += 1
+        self._routers.fail(self._router, error)
         pause_s = self._policy.pause_s(error, self._failed, random.random())
         left_s = self.time_left_s
         if pause_s is None or (left_s is not None and pause_s >= left_s):

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import grpc
 
 from trunkline.errors import RequestCancelledError, error_of
-from trunkline.received import Received, Response
+from trunkline.received import Received, Request, Response
 from trunkline.retry import Attempts
 from trunkline.types import Delta
 
@@ -34,17 +34,17 @@ class Stream(Received, Iterator[Delta]):
     RequestCancelledError.
     """
 
-    def __init__(self, call: _Call, restart: _Start, attempts: Attempts, request_id: str) -> None:
-        super().__init__(request_id)
+    def __init__(self, call: _Call, restart: _Start, attempts: Attempts, request: Request) -> None:
+        super().__init__(request)
         self._call = call
         self._restart = restart
         self._attempts = attempts
         self._closed = False
 
     @classmethod
-    def open(cls, start: _Start, attempts: Attempts, request_id: str) -> Self:
-        """Sends the request; `start` makes each attempt at it."""
-        return cls(start(timeout=attempts.time_left_s), start, attempts, request_id)
+    def open(cls, start: _Start, attempts: Attempts, request: Request) -> Self:
+        """Sends the request, which is the stream's own; `start` makes each attempt at it."""
+        return cls(start(timeout=attempts.time_left_s), start, attempts, request)
 
     def text(self) -> str:
         """Reads to the end and returns the whole text, of the first sample if there are several.
@@ -79,11 +79,12 @@ class Stream(Received, Iterator[Delta]):
                 return next(self._call)
             except grpc.RpcError as status:
                 error = error_of(status)
-                if self._started:
+                if not self._may_go_on_after(error):
                     raise error from status
                 time.sleep(self._attempts.pause_s(error))
             if self._closed:
                 raise RequestCancelledError("the stream is closed", reason="CANCELLED")
+            self._rewind()
             self._call = self._restart(timeout=self._attempts.time_left_s)
 
     def __enter__(self) -> Self:

@@ -93,7 +93,7 @@ def test_any_trailer_gives_an_exception(trailer: bytes) -> None:
 
 
 def test_text_of_a_sample_that_failed_is_not_passed_off_as_whole() -> None:
-    received = Received("r")
+    received = Received(pb.GenerateRequest(options=pb.RequestOptions(request_id="r")))
     delta = received._take(
         pb.GenerateResponse(delta=pb.Delta(text="to", finish_reason=pb.FINISH_REASON_ERROR))
     )

@@ -1,4 +1,4 @@
-"""Requests that never started are sent again, others never."""
+"""Requests that never started are sent again; of others, those alone that answer the same again."""
 
 import asyncio
 import socket
@@ -24,6 +24,7 @@ from trunkline import (
     UnavailableError,
 )
 from trunkline.retry import Attempts
+from trunkline.routers import Rotation
 from trunkline.v1.inference_pb2 import ErrorDetail
 
 from tests.proto.fake_inference import WORDS, Failure, FakeInference, serve
@@ -103,14 +104,18 @@ def test_attempts_are_bounded(
     assert len(service.headers) == attempts
 
 
-def test_never_after_a_message(service: FakeInference, address: str) -> None:
+def test_never_after_a_message_that_the_next_attempt_may_contradict(
+    service: FakeInference, address: str
+) -> None:
     service.failures = [LOST]
     with Client(address, retry=FAST) as client, pytest.raises(UnavailableError):
         client.generate("Once").text()
     assert len(service.headers) == 1
 
 
-async def test_never_after_a_message_in_asyncio(service: FakeInference, address: str) -> None:
+async def test_never_after_a_message_that_may_be_contradicted_in_asyncio(
+    service: FakeInference, address: str
+) -> None:
     service.failures = [LOST]
     async with AsyncClient(address, retry=FAST) as client:
         with pytest.raises(UnavailableError):
@@ -186,7 +191,7 @@ def test_pauses_double() -> None:
 
 
 def test_a_pause_that_the_deadline_would_end_is_not_begun() -> None:
-    attempts = Attempts(RetryPolicy(initial_pause_s=1000, max_pause_s=1000), timeout_s=100)
+    attempts = Attempts(RetryPolicy(initial_pause_s=1000, max_pause_s=1000), 100, Rotation(1))
     with pytest.raises(UnavailableError):
         attempts.pause_s(UnavailableError("gone", reason="UNAVAILABLE"))
 
