@@ -124,11 +124,15 @@ class Dispatch:
             await self._news.wait()
             return
         replicas = asyncio.ensure_future(self._job.model.replicas.changed())
-        replicas.add_done_callback(lambda f: f.cancelled() or self._news.set())
+        replicas.add_done_callback(self._note_change)
         try:
             await self._news.wait()
         finally:
             replicas.cancel()
+
+    def _note_change(self, replicas: asyncio.Future[None]) -> None:
+        if not replicas.cancelled():
+            self._news.set()
 
     # What comes from replicas.
 

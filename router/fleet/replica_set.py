@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from typing import Any
 
 import structlog
 
@@ -96,9 +97,9 @@ class ReplicaSet:
         link.reserve(request.n, choice.uncached_tokens)
         return link
 
-    def changed(self) -> Coroutine[None, None, object]:
+    def changed(self) -> Coroutine[Any, Any, None]:
         """Wait until replicas have come, gone, or changed in readiness."""
-        return self._changed.wait()
+        return _until_set(self._changed)
 
     def num_in_state(self, state: BreakerState) -> int:
         """Registered replicas whose breaker is in this state."""
@@ -113,6 +114,10 @@ class ReplicaSet:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _until_set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _report_failure(task: asyncio.Task[None]) -> None:

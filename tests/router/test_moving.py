@@ -32,9 +32,9 @@ async def pair(
     """A router that sends its first request to the first of two replicas."""
     changes: dict[str, Any] = {"policy": "round_robin", "retry_backoff_s": 0.001, "max_moves": 20}
     async with running_router(registry, **changes) as client:
-        replicas = [await make_replica("replica-a"), await make_replica("replica-b")]
+        first, second = await make_replica("replica-a"), await make_replica("replica-b")
         await client.until_ready(2)
-        yield client, *replicas
+        yield client, first, second
 
 
 def options(**changes: object) -> pb.RequestOptions:

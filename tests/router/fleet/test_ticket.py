@@ -15,7 +15,7 @@ ANSWER = list(range(100, 160))
 
 def ticket(num_generated: int = 0, n: int = 3, cancelled: list[Ticket] | None = None) -> Ticket:
     submit = internal.Submit(handle=1, n=n, num_generated=num_generated)
-    return Ticket(submit, [].append if cancelled is None else cancelled.append, asyncio.Event())
+    return Ticket(submit, ([] if cancelled is None else cancelled).append, asyncio.Event())
 
 
 def piece(start: int, end: int, index: int = 0) -> internal.SampleOutput:
