@@ -58,6 +58,19 @@ def serve(
         str,
         typer.Argument(help="host:port of Trunkline's gRPC, or an OpenAI URL like http://host/v1."),
     ],
+    workload: Annotated[
+        str | None,
+        typer.Option(help="shared, chat, agent, retrieval, mixed or burst: see docs/workloads.md."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="A recorded workload: JSON lines, see docs/workloads.md.")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(min=0.001, help="With --workload: multiplies all lengths.")
+    ] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="Divides pauses, and the times of a trace.")
+    ] = 1.0,
     rate: Annotated[
         float | None,
         typer.Option(min=0.001, help="Open loop: requests/s on average, as a Poisson process."),
@@ -84,16 +97,23 @@ def serve(
     """Latency and throughput of a running server; exits with 1 if a request failed."""
     from ops.bench.load import LoadError, Work
     from ops.bench.load_arrivals import ClosedLoop, OpenLoop
+    from ops.bench.load_sessions import Pace
     from ops.bench.report import Row, print_rows, write_rows
-    from ops.bench.serve import bench_serve, open_target
+    from ops.bench.serve import Load, PromptLoad, SessionLoad, bench_serve, open_target
+    from ops.bench.workloads.chosen import choose
 
     work = Work(requests, prompt_tokens, output_tokens, vocab_size)
-    arrivals = ClosedLoop(clients) if rate is None else OpenLoop(rate, seed)
+    load: Load = PromptLoad(work, ClosedLoop(clients) if rate is None else OpenLoop(rate, seed))
+    if workload is not None or trace is not None:
+        chosen = choose(workload, trace, requests, scale)
+        is_closed = rate is None and trace is None
+        pace = Pace(clients if is_closed else None, rate or speed, speed)
+        load = SessionLoad(chosen.name, chosen.sessions, pace, vocab_size)
 
     async def measure() -> list[Row]:
         async with open_target(target, api_key=api_key, timeout_s=timeout_s) as server:
             return await bench_serve(
-                server, work, arrivals, engine=engine, model=model, runs=runs, seed=seed
+                server, load, work, engine=engine, model=model, runs=runs, seed=seed
             )
 
     try:

@@ -1,10 +1,10 @@
 """Sends requests to a server and notes when its tokens come back."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ops.bench.load_arrivals import Arrivals
 
@@ -37,6 +37,16 @@ class LoadError(Exception):
         self.kind = kind
 
 
+class Answer(NamedTuple):
+    """What a server has said at the end."""
+
+    num_tokens: int
+    token_ids: Sequence[int] = ()
+    """None, if the server tells only how many they were."""
+    cached_tokens: int | None = None
+    """Prompt tokens that it did not have to compute; None if it does not say."""
+
+
 class Target(Protocol):
     """A server under load."""
 
@@ -44,9 +54,14 @@ class Target(Protocol):
         """The name of a model that the server serves. Raises LoadError."""
 
     async def generate(
-        self, model: str, prompt: list[int], output_tokens: int, on_tokens: Callable[[], None]
-    ) -> int:
-        """Ask for exactly `output_tokens` tokens and return how many came.
+        self,
+        model: str,
+        prompt: list[int],
+        output_tokens: int,
+        on_tokens: Callable[[], None],
+        session_id: str = "",
+    ) -> Answer:
+        """Ask for exactly `output_tokens` tokens.
 
         Calls `on_tokens` whenever some arrive. Raises LoadError.
         """
@@ -66,6 +81,9 @@ class Exchange:
     ended_s: float
     num_tokens: int
     error: LoadError | None = None
+    num_prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt; None if the server does not say."""
 
 
 async def run_load(
@@ -75,26 +93,42 @@ async def run_load(
     exchanges: list[Exchange] = []
 
     async def send(index: int, due_s: float) -> None:
-        exchanges.append(await _exchange(target, model, prompts[index], output_tokens, due_s))
+        exchange, _ = await ask(target, model, prompts[index], output_tokens, due_s)
+        exchanges.append(exchange)
 
     await arrivals.drive(len(prompts), send)
     return exchanges
 
 
-async def _exchange(
-    target: Target, model: str, prompt: list[int], output_tokens: int, due_s: float
-) -> Exchange:
+async def ask(
+    target: Target,
+    model: str,
+    prompt: list[int],
+    output_tokens: int,
+    due_s: float,
+    session_id: str = "",
+) -> tuple[Exchange, Answer]:
+    """Send one request, which was due at `due_s`, and wait for its answer."""
     arrivals_s: list[float] = []
-    num_tokens = 0
+    answer = Answer(0)
     error: LoadError | None = None
     try:
-        num_tokens = await target.generate(
-            model, prompt, output_tokens, lambda: arrivals_s.append(time.monotonic())
+        answer = await target.generate(
+            model, prompt, output_tokens, lambda: arrivals_s.append(time.monotonic()), session_id
         )
-        _check_answer(num_tokens, output_tokens, arrivals_s)
+        _check_answer(answer.num_tokens, output_tokens, arrivals_s)
     except LoadError as failure:
         error = failure
-    return Exchange(due_s, tuple(arrivals_s), time.monotonic(), num_tokens, error)
+    exchange = Exchange(
+        due_s,
+        tuple(arrivals_s),
+        time.monotonic(),
+        answer.num_tokens,
+        error,
+        len(prompt),
+        answer.cached_tokens,
+    )
+    return exchange, answer
 
 
 def _check_answer(num_tokens: int, output_tokens: int, arrivals_s: list[float]) -> None:

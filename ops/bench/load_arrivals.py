@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeAlias
@@ -33,14 +33,22 @@ class OpenLoop:
 
     async def drive(self, count: int, send: Send) -> None:
         """Send each request when it is due."""
-        start_s = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for index, offset_s in enumerate(self.offsets_s(count)):
-                await asyncio.sleep(start_s + offset_s - time.monotonic())
-                group.create_task(send(index, start_s + offset_s))
+        await _send_at(self.offsets_s(count), send)
 
     def __str__(self) -> str:
         return f"{self.rate_per_s:g} requests/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """Requests come at times that are given, whether or not earlier ones are answered."""
+
+    offsets_s: Sequence[float]
+    """Seconds from the start, in order; one for each request."""
+
+    async def drive(self, count: int, send: Send) -> None:
+        """Send each request when it is due."""
+        await _send_at(self.offsets_s[:count], send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +71,11 @@ class ClosedLoop:
 
     def __str__(self) -> str:
         return f"{self.clients} clients"
+
+
+async def _send_at(offsets_s: Sequence[float], send: Send) -> None:
+    start_s = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for index, offset_s in enumerate(offsets_s):
+            await asyncio.sleep(start_s + offset_s - time.monotonic())
+            group.create_task(send(index, start_s + offset_s))

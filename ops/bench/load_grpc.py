@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from trunkline import AsyncClient, RetryPolicy, TrunklineError
 
-from ops.bench.load import LoadError
+from ops.bench.load import Answer, LoadError
 
 
 class GrpcTarget:
@@ -26,25 +26,32 @@ class GrpcTarget:
         return models[0].name
 
     async def generate(
-        self, model: str, prompt: list[int], output_tokens: int, on_tokens: Callable[[], None]
-    ) -> int:
+        self,
+        model: str,
+        prompt: list[int],
+        output_tokens: int,
+        on_tokens: Callable[[], None],
+        session_id: str = "",
+    ) -> Answer:
         """Generate greedily past the end of sequence; failures are counted by their reason."""
-        num_tokens = 0
+        token_ids: list[int] = []
+        stream = self._client.generate(
+            prompt,
+            model=model,
+            max_tokens=output_tokens,
+            ignore_eos=True,
+            temperature=0,
+            session_id=session_id or None,
+            timeout_s=self._timeout_s,
+        )
         try:
-            async for delta in self._client.generate(
-                prompt,
-                model=model,
-                max_tokens=output_tokens,
-                ignore_eos=True,
-                temperature=0,
-                timeout_s=self._timeout_s,
-            ):
+            async for delta in stream:
                 if delta.token_ids:
                     on_tokens()
-                    num_tokens += len(delta.token_ids)
+                    token_ids += delta.token_ids
         except TrunklineError as error:
             raise LoadError(error.reason, error.message) from error
-        return num_tokens
+        return Answer(len(token_ids), token_ids, stream.usage.cached_prompt_tokens)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from ops.bench.load import LoadError
+from ops.bench.load import Answer, LoadError
 
 _DATA = "data: "
 _DONE = "[DONE]"
@@ -40,11 +40,17 @@ class OpenAITarget:
         return str(models[0]["id"])
 
     async def generate(
-        self, model: str, prompt: list[int], output_tokens: int, on_tokens: Callable[[], None]
-    ) -> int:
+        self,
+        model: str,
+        prompt: list[int],
+        output_tokens: int,
+        on_tokens: Callable[[], None],
+        session_id: str = "",
+    ) -> Answer:
         """Generate greedily past the end of sequence, which vLLM and its kin know how to ask for.
 
-        An event may carry several tokens; how many there were in all, the usage tells.
+        An event may carry several tokens; how many there were in all, the usage tells. The dialect
+        has no word for sessions.
         """
         body = {
             "model": model,
@@ -55,7 +61,7 @@ class OpenAITarget:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        num_tokens = 0
+        answer = Answer(0)
         with _failures():
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -66,8 +72,8 @@ class OpenAITarget:
                     if _brings_text(event):
                         on_tokens()
                     if event.get("usage"):
-                        num_tokens = event["usage"]["completion_tokens"]
-        return num_tokens
+                        answer = _answer(event["usage"])
+        return answer
 
     async def close(self) -> None:
         """Close the connections."""
@@ -93,6 +99,11 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
             raise LoadError("ERROR_EVENT", content[:_SHOWN_CHARACTERS])
         yield event
     raise LoadError("CUT_OFF", "the stream ended before its end event")
+
+
+def _answer(usage: dict[str, Any]) -> Answer:
+    details = usage.get("prompt_tokens_details") or {}
+    return Answer(usage["completion_tokens"], cached_tokens=details.get("cached_tokens"))
 
 
 def _brings_text(event: dict[str, Any]) -> bool:

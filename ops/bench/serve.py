@@ -1,15 +1,18 @@
 """A running server under load: latencies, throughput and failures."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from ops.bench.load import Target, Work, run_load
+from ops.bench.load import Exchange, Target, Work, run_load
 from ops.bench.load_arrivals import Arrivals, ClosedLoop
 from ops.bench.load_grpc import GrpcTarget
 from ops.bench.load_openai import OpenAITarget
+from ops.bench.load_sessions import Pace, run_sessions
 from ops.bench.report import Row
 from ops.bench.serve_figures import Metric, figures
+from ops.bench.workloads.session import Session
 
 _WARM_UP_REQUESTS = 4
 
@@ -27,36 +30,71 @@ async def open_target(
         await target.close()
 
 
+class Load(Protocol):
+    """What is sent in a run; its text names it in the rows."""
+
+    async def run(self, target: Target, model: str, seed: str) -> list[Exchange]:
+        """Send it all and wait for the answers; other seeds, other prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLoad:
+    """Random prompts of one length."""
+
+    work: Work
+    arrivals: Arrivals
+
+    async def run(self, target: Target, model: str, seed: str) -> list[Exchange]:
+        """Send the prompts as `arrivals` paces them."""
+        prompts = self.work.prompts(seed)
+        return await run_load(target, model, prompts, self.work.output_tokens, self.arrivals)
+
+    def __str__(self) -> str:
+        return f"{self.work}, {self.arrivals}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLoad:
+    """A workload or a trace."""
+
+    name: str
+    sessions: Callable[[str], Sequence[Session]]
+    """By the seed."""
+    pace: Pace
+    vocab_size: int
+
+    async def run(self, target: Target, model: str, seed: str) -> list[Exchange]:
+        """Go through the sessions."""
+        return await run_sessions(target, model, self.sessions(seed), self.pace, self.vocab_size)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.pace}"
+
+
 async def bench_serve(
     target: Target,
-    work: Work,
-    arrivals: Arrivals,
+    load: Load,
+    warm_up: Work,
     *,
     engine: str,
     model: str | None,
     runs: int,
     seed: int,
 ) -> list[Row]:
-    """All rows over `runs` runs with other prompts each, after a short warm-up.
+    """All rows over `runs` runs with other prompts each, after some requests as `warm_up` says.
 
     Raises LoadError if a request of the warm-up fails.
     """
     model = model or await target.model()
-    await _warm_up(target, model, work, seed)
-    measured = []
-    for run in range(runs):
-        prompts = work.prompts(f"{seed}/{run}")
-        exchanges = await run_load(target, model, prompts, work.output_tokens, arrivals)
-        measured.append(figures(exchanges))
-    return _rows(measured, work=f"{work}, {arrivals}", model=model, engine=engine)
+    await _warm_up(target, model, warm_up, seed)
+    measured = [figures(await load.run(target, model, f"{seed}/{run}")) for run in range(runs)]
+    return _rows(measured, work=str(load), model=model, engine=engine)
 
 
 async def _warm_up(target: Target, model: str, work: Work, seed: int) -> None:
     few = replace(work, requests=min(work.requests, _WARM_UP_REQUESTS))
-    exchanges = await run_load(
-        target, model, few.prompts(f"{seed}/warm-up"), work.output_tokens, ClosedLoop(few.requests)
-    )
-    for exchange in exchanges:
+    load = PromptLoad(few, ClosedLoop(few.requests))
+    for exchange in await load.run(target, model, f"{seed}/warm-up"):
         if exchange.error is not None:
             raise exchange.error
 

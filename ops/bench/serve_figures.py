@@ -9,7 +9,7 @@ import numpy as np
 
 from ops.bench.load import Exchange
 
-_PERCENTILES = (50, 90, 99)
+_PERCENTILES = (50, 90, 95, 99)
 _ERRORS = "errors"
 
 
@@ -30,12 +30,14 @@ def figures(exchanges: Sequence[Exchange]) -> dict[Metric, float]:
 
     TTFT runs from when a request was due to its first tokens; TPOT is the mean time of the tokens
     after the first ones; inter-token latency is each gap between two arrivals of tokens; throughput
-    counts successful requests over the time from the first one due to the last one ended.
+    counts successful requests over the time from the first one due to the last one ended; cached
+    tokens are a share of the prompts of those requests of which the server says it.
     """
     good = [exchange for exchange in exchanges if exchange.error is None]
     found: dict[Metric, float] = {}
     if good:
         found |= _throughput(exchanges, good)
+        found |= _cached_share(good)
         found |= _percentiles("TTFT", [e.arrivals_s[0] - e.sent_s for e in good])
         found |= _percentiles("TPOT", [_tpot_s(e) for e in good if e.num_tokens > 1])
         gaps = [later - sooner for e in good for sooner, later in pairwise(e.arrivals_s)]
@@ -55,6 +57,14 @@ def _throughput(exchanges: Sequence[Exchange], good: Sequence[Exchange]) -> dict
         Metric("output throughput", "tokens/s"): sum(e.num_tokens for e in good) / span_s,
         Metric("request throughput", "requests/s"): len(good) / span_s,
     }
+
+
+def _cached_share(good: Sequence[Exchange]) -> dict[Metric, float]:
+    told = [(e.cached_tokens, e.num_prompt_tokens) for e in good if e.cached_tokens is not None]
+    prompt_tokens = sum(length for _, length in told)
+    if not prompt_tokens:
+        return {}
+    return {Metric("cached tokens", "%"): 100 * sum(cached for cached, _ in told) / prompt_tokens}
 
 
 def _percentiles(name: str, values_s: Sequence[float]) -> dict[Metric, float]:

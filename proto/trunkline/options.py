@@ -51,6 +51,8 @@ class Options(TypedDict, total=False):
     """Labels for the server's log."""
     request_id: str | None
     """Names the request in the server's log; drawn by the router by default."""
+    session_id: str | None
+    """Requests of one session go to one replica, where the server keeps sessions together."""
 
 
 _PATHS: Final = {
@@ -76,6 +78,7 @@ _PATHS: Final = {
     "priority": "priority",
     "metadata": "metadata",
     "request_id": "request_id",
+    "session_id": "session_id",
 }
 
 

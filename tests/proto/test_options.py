@@ -28,6 +28,7 @@ EXAMPLES: dict[str, st.SearchStrategy[Any]] = {
     "priority": st.integers(-100, 100),
     "metadata": st.dictionaries(texts, texts, max_size=3),
     "request_id": texts,
+    "session_id": texts,
 }
 
 

@@ -20,7 +20,7 @@ from ops.bench.load_openai import OpenAITarget
 from ops.bench.peers.process import PeerError
 from ops.bench.peers.venvs import PEERS, python
 from ops.bench.report import Row, print_rows
-from ops.bench.serve import bench_serve
+from ops.bench.serve import PromptLoad, bench_serve
 
 CLIENTS = (1, 8, 32)
 _PROMPT_TOKENS = 256
@@ -123,8 +123,9 @@ async def _measure(
         for count in clients:
             requests = max(_LEAST_REQUESTS, count * _REQUESTS_PER_CLIENT)
             work = Work(requests, _PROMPT_TOKENS, _OUTPUT_TOKENS, vocab_size)
+            load = PromptLoad(work, ClosedLoop(count))
             found = await bench_serve(
-                target, work, ClosedLoop(count), engine=name, model=None, runs=runs, seed=count
+                target, load, work, engine=name, model=None, runs=runs, seed=count
             )
             for row in found:
                 if row.metric.startswith("errors: "):

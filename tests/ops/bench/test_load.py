@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.bench.load import LoadError, Work, run_load
+from ops.bench.load import Answer, LoadError, Work, run_load
 from ops.bench.load_arrivals import ClosedLoop, OpenLoop
 
 
@@ -77,20 +77,25 @@ class Scripted:
         return "scripted"
 
     async def generate(
-        self, model: str, prompt: list[int], output_tokens: int, on_tokens: Callable[[], None]
-    ) -> int:
+        self,
+        model: str,
+        prompt: list[int],
+        output_tokens: int,
+        on_tokens: Callable[[], None],
+        session_id: str = "",
+    ) -> Answer:
         match prompt[0]:
             case 0:
                 raise LoadError("QUEUE_FULL", "full")
             case 1:
                 on_tokens()
-                return output_tokens - 1
+                return Answer(output_tokens - 1)
             case 2:
-                return output_tokens
+                return Answer(output_tokens)
         on_tokens()
         await asyncio.sleep(0)
         on_tokens()
-        return output_tokens
+        return Answer(output_tokens)
 
     async def close(self) -> None: ...
 

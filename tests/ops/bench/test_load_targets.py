@@ -50,10 +50,10 @@ async def openai_target(openai_url: str) -> AsyncIterator[Target]:
 async def ask(target: Target, prompt: list[int], output_tokens: int) -> tuple[int, int]:
     """Tokens that came, and how often some did."""
     arrivals: list[None] = []
-    num_tokens = await target.generate(
+    answer = await target.generate(
         await target.model(), prompt, output_tokens, lambda: arrivals.append(None)
     )
-    return num_tokens, len(arrivals)
+    return answer.num_tokens, len(arrivals)
 
 
 async def test_grpc_counts_tokens_as_they_come(

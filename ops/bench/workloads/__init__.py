@@ -1,0 +1,1 @@
+"""What clients ask for: conversations, agents, retrieval, bursts, and recorded traces."""
