@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 _EXCHANGE = """
@@ -37,6 +38,9 @@ class Reserved(NamedTuple):
     prefill_tokens: int = 0
 
 
+_BY_MEMBER = TypeAdapter(dict[str, Reserved])
+
+
 class Reservations:
     """One router's view of the board. Methods raise redis.exceptions.RedisError."""
 
@@ -51,7 +55,7 @@ class Reservations:
         """What all other routers have sent to each replica, after putting up what this one has.
 
         `own` holds for `lease_s`; None leaves what was put up before. Replicas go by their member
-        names. Raises ValueError for what is no reservation.
+        names. Raises pydantic.ValidationError for what is no reservation.
         """
         payload = "" if own is None else json.dumps(own)
         found = await self._exchange(
@@ -60,7 +64,7 @@ class Reservations:
         sequences, tokens = Counter[str](), Counter[str]()
         for name, reserved in zip(found[::2], found[1::2], strict=True):
             if name.decode() != self._router_id:
-                for member, (num_sequences, num_tokens) in json.loads(reserved).items():
-                    sequences[member] += int(num_sequences)
-                    tokens[member] += int(num_tokens)
+                for member, of_one in _BY_MEMBER.validate_json(reserved).items():
+                    sequences[member] += of_one.sequences
+                    tokens[member] += of_one.prefill_tokens
         return {member: Reserved(count, tokens[member]) for member, count in sequences.items()}

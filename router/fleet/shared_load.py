@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from prometheus_client import Counter
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from cluster.reservations import Reservations, Reserved
@@ -36,6 +37,7 @@ class SharedLoad:
         self._failures = failures
         self._put_up: Mapping[str, Reserved] = {}
         self._put_up_at = 0.0
+        self._is_away = False
 
     async def run(self) -> None:
         """Exchange until cancelled."""
@@ -52,11 +54,13 @@ class SharedLoad:
         try:
             news = own if own != self._put_up or is_due else None
             others = await self._board.exchange(news, _LEASE_S)
-        except (RedisError, OSError, ValueError) as error:
+        except (RedisError, OSError, ValidationError) as error:
             self._failures.inc()
-            log.warning("other routers' load cannot be read", error=str(error))
-            others = {}
+            if not self._is_away:
+                log.warning("other routers' load cannot be read", error=str(error))
+            self._is_away, others = True, {}
         else:
+            self._is_away = False
             if news is not None:
                 self._put_up, self._put_up_at = own, now
         for member, estimate in estimates.items():
