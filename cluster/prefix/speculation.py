@@ -70,11 +70,11 @@ class Speculation:
         """Drop what is too old."""
         now = self._clock()
         while self._due and self._due[0][0] <= now:
-            _, member, hashes = self._due.popleft()
+            end, member, hashes = self._due.popleft()
             if ends := self._ends.get(member):
-                for block_hash in hashes:
-                    if ends.get(block_hash, now) <= now:
-                        ends.pop(block_hash, None)
+                # What was expected again since then has a later end.
+                for block_hash in [block for block in hashes if ends.get(block) == end]:
+                    ends.pop(block_hash, None)
                 self._tidy(member)
 
     def _tidy(self, member: str) -> None:

@@ -192,6 +192,7 @@ async def test_load_is_told_without_being_asked() -> None:
         router = await replica.connect()
         await router.until(lambda r: len(r.loads) >= 3)
         assert router.loads[-1].total_blocks == 100
+        assert router.loads[-1].max_running_sequences == 100
         assert not router.loads[-1].draining
 
 
