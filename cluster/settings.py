@@ -156,8 +156,8 @@ class RedisCacheSettings(Section):
 
     url: str | None = None
     """redis://, rediss:// or unix:// URL; without one, nothing is kept there. It is to be a server
-    of its own, with maxmemory and maxmemory-policy allkeys-lru, not the cluster's (redis.url), which
-    must not lose any keys."""
+    of its own, with maxmemory and maxmemory-policy allkeys-lru, and not the cluster's (redis.url),
+    which must not lose any keys."""
     max_bytes: PositiveInt = 4 * 1024**3
     """Where the server has no maxmemory, nothing more is written to it when it uses this much."""
 
@@ -225,9 +225,6 @@ class EngineSettings(Section):
             raise ValueError("redis_cache.url: needs host_cache_bytes, through which blocks travel")
         if not self.enable_prefix_caching:
             raise ValueError("redis_cache.url: got one, but enable_prefix_caching is off")
-        sizes = self.parallel.model_dump()
-        if any(size > 1 for size in sizes.values()):
-            raise ValueError(f"redis_cache.url: goes with one rank only, parallel is {sizes}")
         return self
 
 

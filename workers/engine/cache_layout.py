@@ -6,13 +6,17 @@ from hashlib import blake2b
 from cluster.settings import EngineSettings
 from workers.engine.cache_size import cache_dtype
 from workers.models.causal_lm import CausalLM
+from workers.parallel.group import Ranks
 
 _VERSION = 1
 """Of the order in which a block's bytes lie in a slot."""
 
 
-def cache_layout(model: CausalLM, settings: EngineSettings) -> bytes:
-    """A name (16 bytes) that caches share whose blocks, byte for byte, mean the same."""
+def cache_layout(model: CausalLM, settings: EngineSettings, ranks: Ranks) -> bytes:
+    """A name (16 bytes) that caches of ranks share whose blocks, byte for byte, mean the same.
+
+    Sequence ranks hold different blocks, of which each is as it would be with another one.
+    """
     shape = model.shape
     says = {
         "version": _VERSION,
@@ -20,6 +24,7 @@ def cache_layout(model: CausalLM, settings: EngineSettings) -> bytes:
         "block_size": settings.block_size,
         "layers": [shape.layers.start, shape.layers.stop],
         "kv_heads": shape.num_kv_heads,
+        "heads_of": [ranks.dense.rank, ranks.dense.size],
         "head_dim": shape.head_dim,
         # Other weights and activations make other keys and values.
         "activations": str(model.dtype),

@@ -88,6 +88,29 @@ class Start(Message):
     """The same in host memory."""
 
 
+class RunErrand(Message):
+    """To a rank: something to do with Redis, see workers.engine.redis_part.Errand."""
+
+    kind: Literal["run_errand"] = "run_errand"
+    number: int
+    what: Literal["look", "read", "write"]
+    hashes: list[str]
+    """In hexadecimal digits."""
+    slots: list[int]
+
+
+class ErrandDone(Message):
+    """From a rank: what came of it, see workers.engine.redis_part.Outcome."""
+
+    kind: Literal["errand_done"] = "errand_done"
+    number: int
+    num_blocks: int
+    num_bytes: int
+    num_corrupt: int
+    num_refused: int
+    error: str
+
+
 class Failed(Message):
     """From a rank, its last word."""
 
@@ -108,7 +131,19 @@ class Stop(Message):
     kind: Literal["stop"] = "stop"
 
 
-AnyMessage = Challenge | Hello | Setup | Progress | Loaded | Start | Failed | Dump | Stop
+AnyMessage = (
+    Challenge
+    | Hello
+    | Setup
+    | Progress
+    | Loaded
+    | Start
+    | RunErrand
+    | ErrandDone
+    | Failed
+    | Dump
+    | Stop
+)
 
 _ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="kind")])
 

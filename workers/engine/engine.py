@@ -13,7 +13,6 @@ from cluster.settings import EngineSettings
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
 from workers.engine.bookkeeper import Bookkeeper
-from workers.engine.cache_layout import cache_layout
 from workers.engine.cache_size import cache_dtype, cache_size
 from workers.engine.card import model_card
 from workers.engine.gang_protocol import Gang, SoloGang
@@ -25,13 +24,13 @@ from workers.engine.load import Load
 from workers.engine.model_runner import ModelRunner, StepResult
 from workers.engine.rank_runner import RankRunner
 from workers.engine.rates import Rates
+from workers.engine.redis_part import RedisPart, redis_part
 from workers.engine.redis_tier import RedisTier
 from workers.engine.request import FinishReason, Request, SampleOutput
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import RequestGroup
 from workers.engine.served_model import served_model
 from workers.engine.stats import Stats
-from workers.layers.host_store import HostStore
 from workers.layers.kv_cache import KVCache
 from workers.models.causal_lm import CausalLM
 from workers.parallel.group import RankLostError
@@ -91,7 +90,7 @@ class Engine:
         self._runner = ModelRunner(
             rank, self._gang.send, block_size=block_size, watch=self.stats.watch
         )
-        self._redis = self._redis_tier(rank.host)
+        self._redis = self._redis_tier(redis_part(self.model, settings, ranks, rank.host))
         self._scheduler = Scheduler(
             self.blocks,
             max_num_seqs=settings.max_num_seqs,
@@ -244,16 +243,14 @@ class Engine:
             self._redis.close()
         self._gang.close()
 
-    def _redis_tier(self, rows: HostStore | None) -> RedisTier | None:
-        settings = self._settings
-        if settings.redis_cache.url is None or self._host is None or rows is None:
+    def _redis_tier(self, part: RedisPart | None) -> RedisTier | None:
+        if part is None or self._host is None:
             return None
         return RedisTier(
-            settings.redis_cache,
-            cache_layout(self.model, settings),
+            part,
+            self._gang,
             self.blocks,
             self._host,
-            rows,
             self.stats.tiers,
             lambda: self._rates.prefill_tokens_per_s,
         )

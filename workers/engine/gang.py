@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import structlog
@@ -16,10 +17,12 @@ from workers.engine.control_hello import new_token
 from workers.engine.control_messages import (
     AnyMessage,
     Dump,
+    ErrandDone,
     Failed,
     Loaded,
     Message,
     Progress,
+    RunErrand,
     Setup,
     SharedPlans,
     Start,
@@ -31,6 +34,7 @@ from workers.engine.launcher import Launcher
 from workers.engine.plan_ring import PlanRing
 from workers.engine.rank_connection import connect_rank, open_store
 from workers.engine.rank_settings import settings_of_a_rank
+from workers.engine.redis_part import Errand, Outcome, RedisPart
 from workers.engine.step_plan import StepPlan
 from workers.kernels.cpu_collectives import Futex
 from workers.kernels.library import load_library
@@ -85,6 +89,7 @@ class ProcessGang:
         self._lost: RankLostError | None = None
         self._closing = False
         self._members: list[Member] = []
+        self._errand_numbers = count()
         self._ring: PlanRing | None = None
         self._by_channel: list[Member] = []
         self._connection: Connection | None = None
@@ -135,6 +140,26 @@ class ProcessGang:
                 self._die(error)
         self.check()
 
+    def run(self, errand: Errand, own: RedisPart) -> Outcome:
+        """See Gang."""
+        number = next(self._errand_numbers)
+        hashes = [block_hash.hex() for block_hash in errand.hashes]
+        message = RunErrand(
+            number=number, what=errand.what, hashes=hashes, slots=list(errand.slots)
+        )
+        members = list(self._members)
+        for member in members:
+            self._tell(member, message)
+        outcomes = [own.run(errand)]
+        with self._news:
+            self._news.wait_for(
+                lambda: self._lost or self._closing or all(number in m.outcomes for m in members)
+            )
+        self.check()
+        if self._closing:
+            raise RankLostError("the gang is being closed")
+        return Outcome.of_all([*outcomes, *(member.outcomes.pop(number) for member in members)])
+
     def fail(self, reason: str) -> None:
         """See Gang."""
         self._die(RankLostError(reason))
@@ -165,6 +190,7 @@ class ProcessGang:
         """See Gang. Again is fine."""
         with self._news:
             self._closing = True
+            self._news.notify_all()
         for member in self._members:
             with suppress(ChannelLost):
                 member.channel.send(Stop())
@@ -254,6 +280,11 @@ class ProcessGang:
         elif isinstance(message, Loaded):
             with self._news:
                 member.room = CacheSize(message.num_blocks, message.num_slots)
+                self._news.notify_all()
+        elif isinstance(message, ErrandDone):
+            fields = message.model_dump(exclude={"kind", "number"})
+            with self._news:
+                member.outcomes[message.number] = Outcome(**fields)
                 self._news.notify_all()
         elif isinstance(message, Failed):
             self._die(RankLostError(f"{member} failed: {message.error}"))

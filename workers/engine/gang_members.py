@@ -12,6 +12,7 @@ from workers.engine.cache_size import CacheSize
 from workers.engine.control import Channel, ChannelLost
 from workers.engine.control_hello import receive_hello
 from workers.engine.control_messages import Hello
+from workers.engine.redis_part import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,8 @@ class Member:
         """Layers loaded, layers in all."""
         self.room: CacheSize | None = None
         """What it has room for, once it has loaded."""
+        self.outcomes: dict[int, Outcome] = {}
+        """Of errands by their numbers, until they are taken."""
         self.has_left = False
         """Whether its connection has ended."""
 

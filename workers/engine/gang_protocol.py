@@ -4,6 +4,7 @@ import faulthandler
 from typing import Protocol
 
 from workers.engine.cache_size import CacheSize
+from workers.engine.redis_part import Errand, Outcome, RedisPart
 from workers.engine.step_plan import StepPlan
 from workers.parallel.group import Ranks, solo_ranks
 
@@ -27,6 +28,13 @@ class Gang(Protocol):
         """Hand a plan to all other ranks, which run plans in the order sent. Raises RankLostError.
 
         The plan's memory may change as soon as this returns.
+        """
+
+    def run(self, errand: Errand, own: RedisPart) -> Outcome:
+        """Have all ranks do something with Redis, this one with its `own` part, and wait for them.
+
+        By then all have moved blocks as the plans say whose steps the leader has computed. On any
+        thread. Raises RankLostError.
         """
 
     def check(self) -> None:
@@ -54,6 +62,10 @@ class SoloGang:
 
     def send(self, plan: StepPlan) -> None:
         """See Gang."""
+
+    def run(self, errand: Errand, own: RedisPart) -> Outcome:
+        """See Gang."""
+        return own.run(errand)
 
     def check(self) -> None:
         """See Gang."""

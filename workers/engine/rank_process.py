@@ -24,10 +24,12 @@ from workers.engine.control_hello import connect_to_leader
 from workers.engine.control_messages import (
     AnyMessage,
     Dump,
+    ErrandDone,
     Failed,
     Loaded,
     Message,
     Progress,
+    RunErrand,
     Setup,
     SharedPlans,
     Start,
@@ -35,7 +37,9 @@ from workers.engine.control_messages import (
 )
 from workers.engine.plan_ring import PlanRing
 from workers.engine.rank_connection import connect_rank, join_store
+from workers.engine.rank_errands import RankErrands
 from workers.engine.rank_runner import RankRunner
+from workers.engine.redis_part import redis_part
 from workers.engine.served_model import served_model
 from workers.engine.step_plan import Ints, StepPlan
 from workers.kernels.cpu_collectives import Futex
@@ -100,6 +104,7 @@ class _Rank:
         self._rank = rank
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._plans: SimpleQueue[Ints | None] = SimpleQueue()
+        self._errands = RankErrands(self._tell_outcome)
         channel.start(self._hear, self._plans.put, self._leave)
 
     def run(self) -> None:
@@ -134,7 +139,7 @@ class _Rank:
         cache = KVCache.allocate(
             model.shape, start.num_blocks, settings.block_size, dtype, model.device
         )
-        return RankRunner(
+        runner = RankRunner(
             model,
             cache,
             ranks,
@@ -142,6 +147,14 @@ class _Rank:
             max_num_tokens=settings.max_num_batched_tokens,
             num_slots=start.num_slots,
         )
+        part = redis_part(model, settings, ranks, runner.host)
+        if part is not None:
+            self._errands.start(part)
+        return runner
+
+    def _tell_outcome(self, done: ErrandDone) -> None:
+        with suppress(ChannelLost):  # the thread that reads there ends this process
+            self._channel.send(done)
 
     def _tell_progress(self, done: int, total: int) -> None:
         self._channel.send(Progress(done=done, total=total))
@@ -158,6 +171,8 @@ class _Rank:
             faulthandler.dump_traceback(file=_STDERR)
         elif isinstance(message, Stop):
             os._exit(0)
+        elif isinstance(message, RunErrand):
+            self._errands.take(message)
         else:
             self._messages.put(message)
 

@@ -6,17 +6,14 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from time import monotonic
 
-import numpy as np
 import structlog
-from redis.exceptions import RedisError
 
-from cluster.prefix.byte_store import ByteStore
-from cluster.prefix.byte_value import CorruptValueError, unseal
 from workers.engine.host_tier import HostTier
 from workers.engine.redis_health import RedisHealth
+from workers.engine.redis_part import Errand, Outcome, RunErrand
 from workers.engine.sequence import Sequence
 from workers.engine.tier_stats import TierStats
-from workers.layers.host_store import HostStore
+from workers.parallel.group import RankLostError
 
 log = structlog.get_logger(__name__)
 
@@ -39,21 +36,22 @@ class RedisFetcher:
 
     def __init__(
         self,
-        store: ByteStore,
+        run: RunErrand,
+        block_bytes: int,
         host: HostTier,
-        rows: HostStore,
         health: RedisHealth,
         stats: TierStats,
         compute_seconds: Callable[[int], float],
     ) -> None:
-        """`compute_seconds` says what so many blocks would take to compute."""
-        self._store = store
+        """`run` has all ranks do something; `block_bytes` are of this one's part of a block;
+        `compute_seconds` says what so many blocks would take to compute."""
+        self._run_errand = run
+        self._block_bytes = block_bytes
         self._host = host
-        self._rows = rows
         self._health = health
         self._stats = stats
         self._compute_seconds = compute_seconds
-        self._part = max(1, _PART_BYTES // rows.slot_bytes)
+        self._part = max(1, _PART_BYTES // block_bytes)
         self._queue: SimpleQueue[Fetch | None] = SimpleQueue()
         self.done: SimpleQueue[Fetch] = SimpleQueue()
         """Fetches that have ended, well or not."""
@@ -76,53 +74,50 @@ class RedisFetcher:
             try:
                 if monotonic() < fetch.deadline and not self._health.is_away:
                     self._fetch(fetch)
-            except RedisError as error:
-                self._health.failed(error)
-                self._stats.fetches_failed += 1
+            except RankLostError as error:
+                log.warning("a prefix is not fetched: ranks are lost", reason=str(error))
             finally:
                 self.done.put(fetch)
                 self.news.set()
 
     def _fetch(self, fetch: Fetch) -> None:
         began = monotonic()
-        depth = self._store.num_leading(fetch.hashes)
-        self._health.answered(monotonic() - began)
-        read_s = self._health.read_seconds(depth * self._rows.slot_bytes)
-        if not depth or read_s >= self._compute_seconds(depth):
+        found = self._run_errand(Errand("look", fetch.hashes))
+        if self._has_failed(found):
             return
-        slots = self._host.reserve(depth)
-        hashes = fetch.hashes[: len(slots)]
+        self._health.answered(monotonic() - began)
+        read_s = self._health.read_seconds(found.num_blocks * self._block_bytes)
+        if not found.num_blocks or read_s >= self._compute_seconds(found.num_blocks):
+            return
+        slots = self._host.reserve(found.num_blocks)
         num_filled = 0
         try:
             for first in range(0, len(slots), self._part):
-                part = slice(first, first + self._part)
-                num_filled += self._read(hashes[part], slots[part])
-                if num_filled < min(part.stop, len(slots)):
+                part = slots[first : first + self._part]
+                num_read = self._read(fetch.hashes[first : first + len(part)], part)
+                num_filled += num_read
+                if num_read < len(part):
                     break
         finally:
             self._host.release(slots[num_filled:])
 
     def _read(self, hashes: list[bytes], slots: list[int]) -> int:
-        """Fill slots until a block is not there, or not what it should be; returns how many."""
+        """Have blocks read, and found by their hashes; returns how many of the first ones were."""
         began = monotonic()
-        num_filled = 0
-        for block_hash, slot, value in zip(hashes, slots, self._store.get(hashes), strict=True):
-            if value is None:
-                break
-            try:
-                payload = unseal(self._store.key(block_hash), value, self._rows.slot_bytes)
-            except CorruptValueError as error:
-                self._stats.values_corrupt += 1
-                log.warning("a block in Redis is not what was written", reason=str(error))
-                self._store.remove(block_hash)
-                break
-            # By numpy, which lets other threads compute meanwhile.
-            np.copyto(self._rows.row(slot), np.frombuffer(payload, dtype=np.uint8))
+        outcome = self._run_errand(Errand("read", hashes, slots))
+        if self._has_failed(outcome):
+            return 0
+        for block_hash, slot in zip(hashes[: outcome.num_blocks], slots, strict=False):
             self._host.brought(slot, block_hash)
-            num_filled += 1
-        num_bytes = num_filled * self._rows.slot_bytes
-        if num_filled:
-            self._health.read(num_bytes, monotonic() - began)
-        self._stats.blocks_fetched += num_filled
-        self._stats.bytes_fetched += num_bytes
-        return num_filled
+        if outcome.num_blocks:
+            self._health.read(outcome.num_blocks * self._block_bytes, monotonic() - began)
+        self._stats.blocks_fetched += outcome.num_blocks
+        self._stats.bytes_fetched += outcome.num_bytes
+        self._stats.values_corrupt += outcome.num_corrupt
+        return outcome.num_blocks
+
+    def _has_failed(self, outcome: Outcome) -> bool:
+        if outcome.error:
+            self._health.failed(outcome.error)
+            self._stats.fetches_failed += 1
+        return bool(outcome.error)

@@ -31,12 +31,12 @@ class RedisHealth:
         """Whether to do without it for now."""
         return monotonic() < self._away_until
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, reason: str) -> None:
         """It did not answer, or not well."""
         self._away_until = monotonic() + _RETRY_S
         if not self._is_away:
             self._is_away = True
-            log.warning("the Redis tier is away; prefixes are computed again", reason=str(error))
+            log.warning("the Redis tier is away; prefixes are computed again", reason=reason)
 
     def answered(self, seconds: float) -> None:
         """It took so long to answer a question without bytes."""

@@ -7,16 +7,15 @@ the blocks are in host slots, or Redis has none, has failed, or is slower than c
 from collections.abc import Callable
 from time import monotonic
 
-from cluster.prefix.byte_store import ByteStore
-from cluster.settings import RedisCacheSettings
+from workers.engine.gang_protocol import Gang
 from workers.engine.host_tier import HostTier
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.redis_fetcher import Fetch, RedisFetcher
 from workers.engine.redis_health import TIMEOUT_S, RedisHealth
+from workers.engine.redis_part import RedisPart
 from workers.engine.redis_writer import RedisWriter
 from workers.engine.sequence import Sequence
 from workers.engine.tier_stats import TierStats
-from workers.layers.host_store import HostStore
 
 _MOST_FETCHES = 16
 """Under way at a time; who comes when there are more does not wait."""
@@ -30,25 +29,29 @@ class RedisTier:
 
     def __init__(
         self,
-        settings: RedisCacheSettings,
-        layout: bytes,
+        part: RedisPart,
+        gang: Gang,
         blocks: KVBlocks,
         host: HostTier,
-        rows: HostStore,
         stats: TierStats,
         prefill_tokens_per_s: Callable[[], float],
     ) -> None:
-        """`prefill_tokens_per_s` is the engine's, 0 while it is unknown."""
-        assert settings.url is not None, "without one there is no such tier"
+        """`part` is the leader's; `prefill_tokens_per_s` is the engine's, 0 while unknown."""
+        self._part = part
         self._blocks = blocks
         self._stats = stats
         self._prefill_tokens_per_s = prefill_tokens_per_s
         self._health = RedisHealth()
-        self._store = ByteStore(settings.url, layout, timeout_s=TIMEOUT_S)
-        shared = (self._store, host, rows, self._health, stats)
+        shared = (
+            lambda errand: gang.run(errand, part),
+            part.block_bytes,
+            host,
+            self._health,
+            stats,
+        )
         self._fetcher = RedisFetcher(*shared, self._compute_seconds)
-        self.writer = RedisWriter(*shared, settings.max_bytes)
-        host.serve(self.writer)
+        self._writer = RedisWriter(*shared)
+        host.serve(self._writer)
         self._under_way: dict[bytes, Fetch] = {}
         """By the hash of the first block."""
 
@@ -96,9 +99,9 @@ class RedisTier:
 
     def close(self) -> None:
         """Write what is queued, briefly, and end."""
-        self.writer.close(_CLOSE_S)
+        self._writer.close(_CLOSE_S)
         self._fetcher.close(_CLOSE_S)
-        self._store.close()
+        self._part.close()
 
     def _compute_seconds(self, num_blocks: int) -> float:
         """What so many blocks take to compute; endless while that is unknown."""

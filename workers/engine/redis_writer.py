@@ -2,24 +2,20 @@
 
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
 
 import structlog
-from redis.exceptions import RedisError
 
-from cluster.prefix.byte_store import ByteStore
 from workers.engine.host_tier import HostTier
 from workers.engine.redis_health import RedisHealth
+from workers.engine.redis_part import Errand, RunErrand
 from workers.engine.tier_stats import TierStats
-from workers.layers.host_store import HostStore
+from workers.parallel.group import RankLostError
 
 log = structlog.get_logger(__name__)
 
 _QUEUE_BYTES = 256 * 1024 * 1024
 _PART_BYTES = 8 * 1024 * 1024
 """Written at a time."""
-_ROOM_S = 1.0
-"""Between looks at how full the server is."""
 
 
 class RedisWriter:
@@ -27,26 +23,22 @@ class RedisWriter:
 
     def __init__(
         self,
-        store: ByteStore,
+        run: RunErrand,
+        block_bytes: int,
         host: HostTier,
-        rows: HostStore,
         health: RedisHealth,
         stats: TierStats,
-        budget_bytes: int,
     ) -> None:
-        self._store = store
+        """`run` has all ranks do something; `block_bytes` are of this one's part of a block."""
+        self._run_errand = run
         self._host = host
-        self._rows = rows
         self._health = health
         self._stats = stats
-        self._budget_bytes = budget_bytes
-        self._most = max(1, min(_QUEUE_BYTES // rows.slot_bytes, host.num_slots // 4))
-        self._part = max(1, _PART_BYTES // rows.slot_bytes)
+        self._most = max(1, min(_QUEUE_BYTES // block_bytes, host.num_slots // 4))
+        self._part = max(1, _PART_BYTES // block_bytes)
         # Each is counted by one thread only.
         self._num_offered = self._num_ended = 0
         self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
-        self._room_bytes = 0
-        self._room_seen_at = 0.0
         self._thread = Thread(target=self._run, name="redis writer", daemon=True)
         self._thread.start()
 
@@ -81,9 +73,8 @@ class RedisWriter:
                 part.append(more)
             try:
                 self._write({block_hash: slot for slot, block_hash in part})
-            except RedisError as error:
-                self._health.failed(error)
-                self._stats.writes_failed += len(part)
+            except RankLostError as error:
+                log.warning("blocks are not written: ranks are lost", reason=str(error))
             finally:
                 self._host.release([slot for slot, _ in part])
                 self._num_ended += len(part)
@@ -101,23 +92,11 @@ class RedisWriter:
         if self._health.is_away:
             self._stats.writes_failed += len(slots)
             return
-        began = monotonic()
-        there = self._store.touch(list(slots))
-        self._health.answered(monotonic() - began)
-        missing = [h for h, is_there in zip(slots, there, strict=True) if not is_there]
-        num_bytes = len(missing) * self._rows.slot_bytes
-        if not missing:
-            return
-        if not self._fits(num_bytes):
-            self._stats.writes_failed += len(missing)
-            return
-        self._store.put({h: self._rows.row(slots[h]).data for h in missing})
-        self._room_bytes -= num_bytes
-        self._stats.blocks_written += len(missing)
-        self._stats.bytes_written += num_bytes
-
-    def _fits(self, num_bytes: int) -> bool:
-        if monotonic() - self._room_seen_at > _ROOM_S:
-            self._room_bytes = self._store.room_bytes(self._budget_bytes)
-            self._room_seen_at = monotonic()
-        return num_bytes <= self._room_bytes
+        errand = Errand("write", list(slots), list(slots.values()))
+        outcome = self._run_errand(errand)
+        if outcome.error:
+            self._health.failed(outcome.error)
+            self._stats.writes_failed += len(slots)
+        self._stats.writes_failed += outcome.num_refused
+        self._stats.blocks_written += outcome.num_blocks
+        self._stats.bytes_written += outcome.num_bytes

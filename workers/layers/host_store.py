@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 
 from workers.layers.block_exchange import exchange_blocks
+from workers.layers.block_share import BlockShare
 from workers.layers.kv_cache import KVCache, lazy_zeros
 from workers.parallel.group import Group
 
@@ -25,6 +26,7 @@ class HostStore:
         """
         self._cache = cache
         self._group = group
+        self._share = BlockShare(group.rank, group.size)
         stores = list(cache.stores())
         self._device = stores[0].device
         self._is_near = self._device.type == "cpu" and group.size == 1
@@ -38,9 +40,13 @@ class HostStore:
         """Bytes of one slot."""
         return len(self._rows[0])
 
+    def holds(self, slot: int) -> bool:
+        """Whether a slot is this rank's."""
+        return self._share.owner(slot) == self._share.rank
+
     def row(self, slot: int) -> Bytes:
-        """The bytes of a slot, uint8 [slot_bytes]; on any thread."""
-        row: Bytes = self._rows[slot]
+        """The bytes of a slot that this rank holds, uint8 [slot_bytes]; on any thread."""
+        row: Bytes = self._rows[self._share.local(slot)]
         return row
 
     def save(self, pairs: list[tuple[int, int]]) -> None:

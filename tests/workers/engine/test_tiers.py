@@ -1,5 +1,6 @@
 """Blocks that leave the cache for host memory or Redis and come back: no answer changes."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -155,11 +156,12 @@ class Cluster(NamedTuple):
     url: str
     client: Redis
 
-    def engine(self, folder: Path, num_blocks: int = 99, **changes: Any) -> Engine:
+    def settings(self, folder: Path, num_blocks: int = 99, **changes: Any) -> EngineSettings:
         redis_cache = {"url": self.url} | changes.pop("redis_cache", {})
-        engine = Engine(
-            folder, engine_settings(folder, num_blocks, redis_cache=redis_cache, **changes)
-        )
+        return engine_settings(folder, num_blocks, redis_cache=redis_cache, **changes)
+
+    def engine(self, folder: Path, num_blocks: int = 99, **changes: Any) -> Engine:
+        engine = Engine(folder, self.settings(folder, num_blocks, **changes))
         # So small a model may compute quicker than Redis reads; then it would.
         assert engine._redis is not None
         engine._redis._prefill_tokens_per_s = lambda: 0.0
@@ -209,6 +211,60 @@ async def test_a_new_engine_serves_what_another_has_computed(
     assert tiers.blocks_written == 0, "it wrote back what it had read"
 
 
+@pytest.mark.parametrize(
+    "parallel",
+    [{"tensor": 2}, {"pipeline": 2}, {"sequence": 2}, {"tensor": 2, "sequence": 2}],
+    ids=str,
+)
+async def test_every_rank_reads_and_writes_its_part(
+    folder: Path, cluster: Cluster, expected: list[list[int]], parallel: dict[str, int]
+) -> None:
+    """And none without the others: what one of them has not found is computed by all."""
+    limits = cluster.settings(folder, parallel=parallel)
+
+    def warm(engine: Engine) -> int:
+        for prompt in [*PROMPTS[:2], *PROMPTS[:2]]:
+            ask(engine, prompt)
+        engine.close()
+        return engine.stats.tiers.blocks_written
+
+    def find(engine: Engine) -> list[Answer]:
+        assert engine._redis is not None
+        engine._redis._prefill_tokens_per_s = lambda: 0.0
+        found = ask(engine, *PROMPTS[:3])
+        assert engine.stats.tiers.redis_hit_tokens == sum(answer.cached for answer in found)
+        engine.close()
+        return found
+
+    assert await asyncio.to_thread(with_ranks, folder, limits, warm) == 10
+    num_parts = await cluster.client.dbsize()
+    assert num_parts == 10 * parallel.get("tensor", 1) * parallel.get("pipeline", 1)
+    found = await asyncio.to_thread(with_ranks, folder, limits, find)
+    assert found == [
+        Answer(tokens, cached) for tokens, cached in zip(expected, (40, 40, 0), strict=False)
+    ]
+    keys = await cluster.client.keys()
+    await cluster.client.delete(keys[0])
+    found = await asyncio.to_thread(with_ranks, folder, limits, find)
+    assert [answer.token_ids for answer in found] == expected[:3]
+    assert sorted([found[0].cached, found[1].cached])[1] == 40
+    assert found[0].cached + found[1].cached < 80
+
+
+async def test_processes_read_and_write_their_parts(
+    folder: Path, cluster: Cluster, expected: list[list[int]], tmp_path: Path
+) -> None:
+    limits = cluster.settings(folder, parallel={"tensor": 2})
+    for cached in 0, 40:
+        engine = start_engine(folder, limits, lambda: ForkedRanks(tmp_path))
+        try:
+            assert ask(engine, PROMPTS[0]) == [Answer(expected[0], cached)]
+            assert ask(engine, PROMPTS[0]) == [Answer(expected[0], 40)]
+        finally:
+            engine.close()
+        assert engine.stats.tiers.blocks_written == (0 if cached else 5)
+
+
 async def test_blocks_that_are_evicted_are_written(folder: Path, cluster: Cluster) -> None:
     engine = cluster.engine(folder, 8)
     for prompt in PROMPTS:
@@ -255,7 +311,7 @@ async def test_a_value_that_is_wrong_is_never_used(
     engine = cluster.engine(folder)
     assert engine._redis is not None
     sequence = _hashes(engine, PROMPTS[0])
-    key, other = (engine._redis._store.key(sequence[i]) for i in (2, 1))
+    key, other = (engine._redis._part.store.key(sequence[i]) for i in (2, 1))
     value, another = await _get(cluster, key), await _get(cluster, other)
     wrong = {
         "flipped": value[:-9] + bytes([value[-9] ^ 1]) + value[-8:],
@@ -358,13 +414,15 @@ async def test_nothing_is_written_beyond_the_budget(folder: Path, cluster: Clust
     assert engine.stats.tiers.blocks_written == 0
     assert engine.stats.tiers.writes_failed == 10
     assert await cluster.client.dbsize() == 0
+    # The same from a server that is full and throws nothing away.
+    await cluster.client.config_set("maxmemory", 1)
+    assert cluster.warm(folder).stats.tiers.writes_failed == 10
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"host_cache_bytes": 0}, "needs host_cache_bytes"),
-        ({"parallel": {"tensor": 2}}, "one rank only"),
         ({"enable_prefix_caching": False}, "enable_prefix_caching is off"),
     ],
 )

@@ -4,6 +4,7 @@ import faulthandler
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
+from threading import Lock
 from typing import NamedTuple, TypeVar
 
 from cluster.settings import EngineSettings
@@ -11,6 +12,7 @@ from tests.workers.parallel.thread_group import run_ranks
 from workers.engine.cache_size import CacheSize, cache_dtype, cache_size
 from workers.engine.engine import Engine
 from workers.engine.rank_runner import RankRunner
+from workers.engine.redis_part import Errand, Outcome, RedisPart, redis_part
 from workers.engine.served_model import served_model
 from workers.engine.step_plan import Ints, StepPlan
 from workers.layers.kv_cache import KVCache
@@ -27,6 +29,7 @@ class _Mailbox(NamedTuple):
     offered: "Queue[CacheSize]"
     agreed: "Queue[CacheSize]"
     plans: "Queue[Ints | None]"
+    part: "Queue[RedisPart | None]"
 
 
 class _ThreadGang:
@@ -35,6 +38,8 @@ class _ThreadGang:
     def __init__(self, ranks: Ranks, others: list[_Mailbox]) -> None:
         self.ranks = ranks
         self._others = others
+        self._lock = Lock()
+        self._parts: list[RedisPart] = []
 
     def agree(self, own: CacheSize) -> CacheSize:
         offered = [other.offered.get(timeout=_WAIT_S) for other in self._others]
@@ -46,6 +51,13 @@ class _ThreadGang:
     def send(self, plan: StepPlan) -> None:
         for other in self._others:
             other.plans.put(plan.buffer.copy())
+
+    def run(self, errand: Errand, own: RedisPart) -> Outcome:
+        with self._lock:
+            if not self._parts:
+                parts = [other.part.get(timeout=_WAIT_S) for other in self._others]
+                self._parts = [part for part in parts if part is not None]
+        return Outcome.of_all([part.run(errand) for part in (own, *self._parts)])
 
     def check(self) -> None:
         self.ranks.check()
@@ -67,7 +79,7 @@ def with_ranks(folder: Path, settings: EngineSettings, body: Callable[[Engine], 
     Raises what the first rank to fail has raised.
     """
     layout = ParallelLayout(**settings.parallel.model_dump())
-    others = [_Mailbox(Queue(), Queue(), Queue()) for _ in range(layout.world_size - 1)]
+    others = [_Mailbox(Queue(), Queue(), Queue(), Queue()) for _ in range(layout.world_size - 1)]
 
     def lead(ranks: Ranks) -> T:
         gang = _ThreadGang(ranks, others)
@@ -94,6 +106,7 @@ def with_ranks(folder: Path, settings: EngineSettings, body: Callable[[Engine], 
             max_num_tokens=settings.max_num_batched_tokens,
             num_slots=agreed.num_slots,
         )
+        mailbox.part.put(redis_part(model, settings, ranks, runner.host))
         while (plan := mailbox.plans.get(timeout=_WAIT_S)) is not None:
             runner.follow(StepPlan.read(plan))
 
