@@ -39,7 +39,9 @@ def one_address(text: str) -> str:
 class Section(BaseModel):
     """A branch of the tree; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
 
 class RedisSettings(Section):
@@ -84,11 +86,23 @@ class RouterSettings(Section):
     """Port of the gRPC server; 0 takes a free one."""
     http_port: int = Field(default=8000, ge=0, le=65535)
     """Port of the OpenAI HTTP server; 0 takes a free one."""
+    processes: PositiveInt = 1
+    """Processes that share both ports on this machine: each gets some of the connections, and all
+    limits of this section hold for each of them."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port at which the first process serves its metrics, and nothing else; the next one's is the
+    next port, and so on. /metrics of the HTTP server are those of whichever process answers."""
     require_api_key: bool = False
     """Refuse requests without the API key of a tenant (`trunkline tenant`). Without this, keys are
     not looked at, and everybody may do everything."""
     policy: Literal[
-        "prefix", "session", "adapter", "least_loaded", "power_of_two", "random", "round_robin"
+        "prefix",
+        "session",
+        "adapter",
+        "least_loaded",
+        "power_of_two",
+        "random",
+        "round_robin",
     ] = "prefix"
     """How a replica is chosen: prefix takes the one that is predicted to answer first, session
     keeps sessions together and adapter requests for one adapter; the others need no explanation."""
@@ -222,9 +236,13 @@ class EngineSettings(Section):
         if self.redis_cache.url is None:
             return self
         if not self.host_cache_bytes:
-            raise ValueError("redis_cache.url: needs host_cache_bytes, through which blocks travel")
+            raise ValueError(
+                "redis_cache.url: needs host_cache_bytes, through which blocks travel"
+            )
         if not self.enable_prefix_caching:
-            raise ValueError("redis_cache.url: got one, but enable_prefix_caching is off")
+            raise ValueError(
+                "redis_cache.url: got one, but enable_prefix_caching is off"
+            )
         return self
 
 
@@ -335,7 +353,11 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, path)
+            return (
+                init_settings,
+                env_settings,
+                YamlConfigSettingsSource(settings_cls, path),
+            )
 
     return Settings.model_construct(**dict(Sourced(**overrides)))  # type: ignore[arg-type]
 
@@ -348,4 +370,6 @@ def _check_file(path: Path) -> None:
     except yaml.YAMLError as error:
         raise ValueError(f"settings file {path} is no YAML: {error}") from error
     if not isinstance(content, dict | None):
-        raise ValueError(f"settings file {path}: got {content!r:.100}, expected a mapping")
+        raise ValueError(
+            f"settings file {path}: got {content!r:.100}, expected a mapping"
+        )

@@ -27,14 +27,15 @@ class GrpcServer:
         admin: GrpcAdmin,
         *,
         max_message_bytes: int,
+        shares_port: bool,
         stall_s: float,
     ) -> None:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_message_bytes),
-                # Two routers on one port would each get some of the connections.
-                ("grpc.so_reuseport", 0),
+                # Where two routers have one port, each gets some of the connections.
+                ("grpc.so_reuseport", int(shares_port)),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
             )
@@ -43,7 +44,8 @@ class GrpcServer:
         add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (INFERENCE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (INFERENCE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
         )
 
     async def start(self, host: str, port: int) -> int:

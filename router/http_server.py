@@ -25,11 +25,21 @@ class HttpServer:
     """Runs uvicorn with the router's app."""
 
     def __init__(
-        self, service: InferenceService, metrics: Metrics, *, max_body_bytes: int, stall_s: float
+        self,
+        service: InferenceService,
+        metrics: Metrics,
+        *,
+        max_body_bytes: int,
+        stall_s: float,
+        shares_port: bool,
     ) -> None:
+        """Where it `shares_port` with others, each gets some of the connections."""
+        self._shares_port = shares_port
         self._server = _Server(
             uvicorn.Config(
-                create_app(service, metrics, max_body_bytes=max_body_bytes, stall_s=stall_s),
+                create_app(
+                    service, metrics, max_body_bytes=max_body_bytes, stall_s=stall_s
+                ),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -44,9 +54,13 @@ class HttpServer:
         # TCP by name: asyncio turns Nagle's algorithm off only where it sees the protocol.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._shares_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(2048)
-        self._task = asyncio.create_task(self._server.serve([listener]), name="http server")
+        self._task = asyncio.create_task(
+            self._server.serve([listener]), name="http server"
+        )
         bound: int = listener.getsockname()[1]
         return bound
 

@@ -63,7 +63,9 @@ class Router:
             TenantStore(registry.redis, registry.namespace),
             require_api_key=settings.require_api_key,
         )
-        service = InferenceService(self._fleet, self._auth, self._gate, self.metrics, settings)
+        service = InferenceService(
+            self._fleet, self._auth, self._gate, self.metrics, settings
+        )
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
             lambda: self._fleet.estimates,
@@ -73,10 +75,18 @@ class Router:
         stall_s = settings.client_stall_s
         admin = GrpcAdmin(self._decisions, self._auth)
         self._grpc = GrpcServer(
-            service, admin, max_message_bytes=max_message_bytes, stall_s=stall_s
+            service,
+            admin,
+            max_message_bytes=max_message_bytes,
+            stall_s=stall_s,
+            shares_port=settings.processes > 1,
         )
         self._http = HttpServer(
-            service, self.metrics, max_body_bytes=max_message_bytes, stall_s=stall_s
+            service,
+            self.metrics,
+            max_body_bytes=max_message_bytes,
+            stall_s=stall_s,
+            shares_port=settings.processes > 1,
         )
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
         self.metrics.registry_age.set_function(lambda: self._fleet.age_s)
@@ -90,7 +100,12 @@ class Router:
         host = self._settings.host
         grpc_port = await self._grpc.start(host, self._settings.grpc_port)
         http_port = self._http.start(host, self._settings.http_port)
-        addresses = {"grpc": authority(host, grpc_port), "http": authority(host, http_port)}
+        if self._settings.metrics_port is not None:
+            self.metrics.serve(host, self._settings.metrics_port)
+        addresses = {
+            "grpc": authority(host, grpc_port),
+            "http": authority(host, http_port),
+        }
         self._record = RouterRecord(
             router_id=self._router_id,
             grpc_address=addresses["grpc"],
@@ -111,7 +126,9 @@ class Router:
         sharing = asyncio.create_task(self._shared_load.run(), name="shared load")
         following = asyncio.create_task(self._fleet.run(), name="fleet")
         tasks = (entering, sharing, following)
-        done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {telling, *tasks}, return_when=asyncio.FIRST_COMPLETED
+        )
         telling.cancel()
         entering.cancel()
         await asyncio.wait({entering})
@@ -120,6 +137,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await self._fleet.close()
+        self.metrics.close()
         log.info("router has stopped")
         for ended in done & set(tasks):
             ended.result()
@@ -142,15 +160,24 @@ class Router:
         return ReplicaSet(policy, self._make_link, self._decisions, prefixes)
 
     def _make_link(
-        self, record: ReplicaRecord, estimate: LoadEstimate, on_change: Callable[[], None]
+        self,
+        record: ReplicaRecord,
+        estimate: LoadEstimate,
+        on_change: Callable[[], None],
     ) -> ReplicaLink:
         silence_s = self._settings.replica_silence_s
-        breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
-        return ReplicaLink(record, estimate, breaker, self._router_id, silence_s, on_change)
+        breaker = Breaker(
+            self._settings.breaker_failures, self._settings.breaker_cooldown_s
+        )
+        return ReplicaLink(
+            record, estimate, breaker, self._router_id, silence_s, on_change
+        )
 
     async def _on_model(self, model: ServedModel) -> None:
         metrics, name, prefixes = self.metrics, model.name, model.prefixes
-        metrics.replicas_ready.labels(name).set_function(lambda: model.replicas.num_ready)
+        metrics.replicas_ready.labels(name).set_function(
+            lambda: model.replicas.num_ready
+        )
         for state in BreakerState:
             breakers = metrics.breakers.labels(name, state.name.lower())
             breakers.set_function(partial(model.replicas.num_in_state, state))

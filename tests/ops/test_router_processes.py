@@ -1,0 +1,124 @@
+"""Several processes of one router: one address, and the loss of one is made good."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+from redis.asyncio import Redis
+from trunkline import AsyncClient, RetryPolicy
+from trunkline.v1 import inference_pb2 as pb
+from trunkline.v1.inference_pb2_grpc import InferenceStub
+
+from cluster.registry import Registry
+from cluster.settings import Settings
+from ops.serve_router import RouterProcesses
+from tests.redis_server import RedisServer
+from tests.router.fake_replica import FakeReplica, Script
+from tests.router.harness import eventually, tokens_of
+from tests.tokenizers_fixture import byte_level_tokenizer, model_card
+
+NUM_CALLS = 30
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+METRICS_PORT = 42_311
+
+
+@asynccontextmanager
+async def two_processes(
+    redis_server: RedisServer, namespace: str, directory: Path
+) -> AsyncIterator[dict[str, str]]:
+    settings = Settings.model_validate(
+        {
+            "redis": {"url": redis_server.url, "namespace": namespace},
+            "router": {
+                "grpc_port": 0,
+                "http_port": 0,
+                "processes": 2,
+                "metrics_port": METRICS_PORT,
+                "drain_timeout_s": 1.0,
+            },
+        }
+    )
+    routers = RouterProcesses(settings, directory)
+    addresses = await routers.start()
+    keeping = asyncio.create_task(routers.keep())
+    try:
+        yield addresses
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        await routers.stop()
+
+
+async def generate(address: str) -> list[int]:
+    """The answer to a request that has a connection of its own."""
+    async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
+        stub = InferenceStub(channel)
+        return tokens_of(
+            [m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))]
+        )  # type: ignore[attr-defined]
+
+
+async def tokens_by_process() -> list[float]:
+    """What each has delivered, by its own metrics."""
+    async with httpx.AsyncClient() as http:
+        pages = [
+            (await http.get(f"http://127.0.0.1:{METRICS_PORT + number}/metrics")).text
+            for number in range(2)
+        ]
+    name = 'trunkline:generation_tokens_total{model="tiny"} '
+    return [
+        sum(
+            float(line.removeprefix(name))
+            for line in page.splitlines()
+            if line.startswith(name)
+        )
+        for page in pages
+    ]
+
+
+async def has_replica(address: str) -> bool:
+    async with AsyncClient(address, retry=RetryPolicy(max_attempts=1)) as client:
+        return [model.ready_replicas for model in await client.models()] == [1]
+
+
+def processes() -> set[int]:
+    children = psutil.Process().children(recursive=True)
+    return {p.pid for p in children if "router.main" in p.cmdline()}
+
+
+async def test_connections_are_shared_out_and_a_killed_process_comes_back(
+    redis_server: RedisServer, redis: Redis, namespace: str, tmp_path: Path
+) -> None:
+    card = model_card(byte_level_tokenizer())
+    replica = FakeReplica(Registry(redis, namespace), card, "replica-0", Script())
+    await replica.start()
+    async with two_processes(redis_server, namespace, tmp_path) as addresses:
+        await eventually(lambda: has_replica(addresses["grpc"]))
+        await replica.until(lambda r: r.num_streams == 2)
+        for _ in range(NUM_CALLS):
+            assert await generate(addresses["grpc"]) == [10, 11, 12, 13]
+        served = await tokens_by_process()
+        assert sum(served) == 4 * NUM_CALLS
+        assert all(served), "the kernel gave all connections to one process"
+
+        before = processes()
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGKILL)
+        async with AsyncClient(addresses["grpc"]) as client:
+            for _ in range(5):
+                assert await client.generate("x", seed=1, max_tokens=4).text()
+        await replica.until(lambda r: r.num_streams == 2)
+        await eventually(lambda: _are_two(before))
+        async with httpx.AsyncClient(base_url=f"http://{addresses['http']}") as http:
+            assert (await http.get("/healthz")).status_code == 200
+    await replica.kill()
+
+
+async def _are_two(before: set[int]) -> bool:
+    return len(processes()) == 2 and processes() != before
