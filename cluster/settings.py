@@ -39,9 +39,7 @@ def one_address(text: str) -> str:
 class Section(BaseModel):
     """A branch of the tree; unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RedisSettings(Section):
@@ -236,13 +234,9 @@ class EngineSettings(Section):
         if self.redis_cache.url is None:
             return self
         if not self.host_cache_bytes:
-            raise ValueError(
-                "redis_cache.url: needs host_cache_bytes, through which blocks travel"
-            )
+            raise ValueError("redis_cache.url: needs host_cache_bytes, through which blocks travel")
         if not self.enable_prefix_caching:
-            raise ValueError(
-                "redis_cache.url: got one, but enable_prefix_caching is off"
-            )
+            raise ValueError("redis_cache.url: got one, but enable_prefix_caching is off")
         return self
 
 
@@ -370,6 +364,4 @@ def _check_file(path: Path) -> None:
     except yaml.YAMLError as error:
         raise ValueError(f"settings file {path} is no YAML: {error}") from error
     if not isinstance(content, dict | None):
-        raise ValueError(
-            f"settings file {path}: got {content!r:.100}, expected a mapping"
-        )
+        raise ValueError(f"settings file {path}: got {content!r:.100}, expected a mapping")

@@ -33,14 +33,10 @@ class LocalCluster:
         self._on_ray = on_ray
         self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
         self.addresses: dict[str, str] = {}
-        self.head = (
-            Head(settings, self.directory) if settings.ray.node_address else None
-        )
+        self.head = Head(settings, self.directory) if settings.ray.node_address else None
         self.shortage = ""
         """Why replicas wait for another machine, if they do."""
-        self._redis = (
-            None if settings.redis.url else _own_redis(settings, self.directory)
-        )
+        self._redis = None if settings.redis.url else _own_redis(settings, self.directory)
         if self._redis is not None:
             redis = settings.redis.model_copy(update={"url": self._redis.url})
             settings = settings.model_copy(update={"redis": redis})
@@ -200,9 +196,7 @@ class LocalCluster:
         except TrunklineError:
             # The router is being started again; should that go on, its log says why.
             return -1
-        return sum(
-            m.ready_replicas for m in models if m.name == self.settings.model_name
-        )
+        return sum(m.ready_replicas for m in models if m.name == self.settings.model_name)
 
 
 def _own_redis(settings: Settings, directory: Path) -> RedisServer:

@@ -23,9 +23,7 @@ class RouterProcesses:
     def __init__(self, settings: Settings, directory: Path) -> None:
         """See RouterProcess."""
         numbers = range(settings.router.processes)
-        self._processes = [
-            RouterProcess(settings, directory, number) for number in numbers
-        ]
+        self._processes = [RouterProcess(settings, directory, number) for number in numbers]
 
     async def start(self) -> dict[str, str]:
         """Returns their addresses by protocol. Raises CommandError. Call from the main thread."""
@@ -88,9 +86,7 @@ class RouterProcess:
             return
         process.terminate()
         try:
-            async with asyncio.timeout(
-                self._settings.router.drain_timeout_s + _STOP_MARGIN_S
-            ):
+            async with asyncio.timeout(self._settings.router.drain_timeout_s + _STOP_MARGIN_S):
                 await process.wait()
         except TimeoutError:
             process.kill()
@@ -101,9 +97,7 @@ class RouterProcess:
         self._config.write_text(self._settings.model_dump_json(), encoding="utf-8")
         with self._log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *tied(
-                    [sys.executable, "-m", "router.main", "--config", str(self._config)]
-                ),
+                *tied([sys.executable, "-m", "router.main", "--config", str(self._config)]),
                 stdin=DEVNULL,
                 stdout=PIPE,
                 stderr=log,
@@ -121,9 +115,7 @@ class RouterProcess:
 
     def pin_ports(self, addresses: dict[str, str]) -> None:
         """A router that is started again must be found where the first one was."""
-        ports = {
-            f"{name}_port": int(a.rpartition(":")[2]) for name, a in addresses.items()
-        }
+        ports = {f"{name}_port": int(a.rpartition(":")[2]) for name, a in addresses.items()}
         router = self._settings.router.model_copy(update=ports)
         self._settings = self._settings.model_copy(update={"router": router})
 
@@ -142,6 +134,4 @@ def _with_own_metrics_port(settings: Settings, number: int) -> Settings:
 
 def _environment() -> dict[str, str]:
     """Without our settings, which the file has already taken in and the command line overridden."""
-    return {
-        k: v for k, v in os.environ.items() if not k.startswith(_ENVIRONMENT_PREFIX)
-    }
+    return {k: v for k, v in os.environ.items() if not k.startswith(_ENVIRONMENT_PREFIX)}

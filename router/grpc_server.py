@@ -44,8 +44,7 @@ class GrpcServer:
         add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (INFERENCE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME),
-            self._server,
+            (INFERENCE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
 
     async def start(self, host: str, port: int) -> int:

@@ -37,9 +37,7 @@ class HttpServer:
         self._shares_port = shares_port
         self._server = _Server(
             uvicorn.Config(
-                create_app(
-                    service, metrics, max_body_bytes=max_body_bytes, stall_s=stall_s
-                ),
+                create_app(service, metrics, max_body_bytes=max_body_bytes, stall_s=stall_s),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -58,9 +56,7 @@ class HttpServer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(2048)
-        self._task = asyncio.create_task(
-            self._server.serve([listener]), name="http server"
-        )
+        self._task = asyncio.create_task(self._server.serve([listener]), name="http server")
         bound: int = listener.getsockname()[1]
         return bound
 

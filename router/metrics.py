@@ -102,9 +102,7 @@ class Metrics:
             "Requests that the second replica they were sent to began first.",
             model,
         )
-        self.requests_in_flight = self._gauge(
-            "requests_in_flight", "Requests accepted, not ended."
-        )
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
         self.registry_age = self._gauge(
             "registry_age_seconds",
             "Since the registry was read; grows while Redis is away.",
@@ -136,9 +134,7 @@ class Metrics:
             "prefix_index_age_seconds",
             "Since Redis last said what replicas have cached.",
         )
-        self.replicas_ready = self._gauge(
-            "replicas_ready", "Replicas that take requests.", model
-        )
+        self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
         self.breakers = self._gauge(
             "replica_breakers",
             "Replicas by the state of the breaker that keeps requests away from those that fail.",

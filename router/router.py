@@ -63,9 +63,7 @@ class Router:
             TenantStore(registry.redis, registry.namespace),
             require_api_key=settings.require_api_key,
         )
-        service = InferenceService(
-            self._fleet, self._auth, self._gate, self.metrics, settings
-        )
+        service = InferenceService(self._fleet, self._auth, self._gate, self.metrics, settings)
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
             lambda: self._fleet.estimates,
@@ -126,9 +124,7 @@ class Router:
         sharing = asyncio.create_task(self._shared_load.run(), name="shared load")
         following = asyncio.create_task(self._fleet.run(), name="fleet")
         tasks = (entering, sharing, following)
-        done, _ = await asyncio.wait(
-            {telling, *tasks}, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         telling.cancel()
         entering.cancel()
         await asyncio.wait({entering})
@@ -166,18 +162,12 @@ class Router:
         on_change: Callable[[], None],
     ) -> ReplicaLink:
         silence_s = self._settings.replica_silence_s
-        breaker = Breaker(
-            self._settings.breaker_failures, self._settings.breaker_cooldown_s
-        )
-        return ReplicaLink(
-            record, estimate, breaker, self._router_id, silence_s, on_change
-        )
+        breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
+        return ReplicaLink(record, estimate, breaker, self._router_id, silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
         metrics, name, prefixes = self.metrics, model.name, model.prefixes
-        metrics.replicas_ready.labels(name).set_function(
-            lambda: model.replicas.num_ready
-        )
+        metrics.replicas_ready.labels(name).set_function(lambda: model.replicas.num_ready)
         for state in BreakerState:
             breakers = metrics.breakers.labels(name, state.name.lower())
             breakers.set_function(partial(model.replicas.num_in_state, state))

@@ -59,9 +59,7 @@ async def generate(address: str) -> list[int]:
     """The answer to a request that has a connection of its own."""
     async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
         stub = InferenceStub(channel)
-        return tokens_of(
-            [m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))]
-        )  # type: ignore[attr-defined]
+        return tokens_of([m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))])  # type: ignore[attr-defined]
 
 
 async def tokens_by_process() -> list[float]:
@@ -73,11 +71,7 @@ async def tokens_by_process() -> list[float]:
         ]
     name = 'trunkline:generation_tokens_total{model="tiny"} '
     return [
-        sum(
-            float(line.removeprefix(name))
-            for line in page.splitlines()
-            if line.startswith(name)
-        )
+        sum(float(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
         for page in pages
     ]
 
