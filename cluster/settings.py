@@ -94,13 +94,7 @@ class RouterSettings(Section):
     """Refuse requests without the API key of a tenant (`trunkline tenant`). Without this, keys are
     not looked at, and everybody may do everything."""
     policy: Literal[
-        "prefix",
-        "session",
-        "adapter",
-        "least_loaded",
-        "power_of_two",
-        "random",
-        "round_robin",
+        "prefix", "session", "adapter", "least_loaded", "power_of_two", "random", "round_robin"
     ] = "prefix"
     """How a replica is chosen: prefix takes the one that is predicted to answer first, session
     keeps sessions together and adapter requests for one adapter; the others need no explanation."""
@@ -347,11 +341,7 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                init_settings,
-                env_settings,
-                YamlConfigSettingsSource(settings_cls, path),
-            )
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, path)
 
     return Settings.model_construct(**dict(Sourced(**overrides)))  # type: ignore[arg-type]
 

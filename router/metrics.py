@@ -28,24 +28,16 @@ class Metrics:
         self._serving = ExitStack()
         model = ("model",)
         self.time_to_first_token = self._histogram(
-            "time_to_first_token_seconds",
-            "From admission to the first token.",
-            _LATENCY_S,
+            "time_to_first_token_seconds", "From admission to the first token.", _LATENCY_S
         )
         self.queue_time = self._histogram(
-            "request_queue_time_seconds",
-            "From admission until the engine began.",
-            _LATENCY_S,
+            "request_queue_time_seconds", "From admission until the engine began.", _LATENCY_S
         )
         self.time_per_output_token = self._histogram(
-            "time_per_output_token_seconds",
-            "Mean gap between a request's tokens.",
-            _TOKEN_S,
+            "time_per_output_token_seconds", "Mean gap between a request's tokens.", _TOKEN_S
         )
         self.e2e_latency = self._histogram(
-            "e2e_request_latency_seconds",
-            "From admission to the last token.",
-            _LATENCY_S,
+            "e2e_request_latency_seconds", "From admission to the last token.", _LATENCY_S
         )
         self.prompt_tokens = self._counter(
             "prompt_tokens", "Prompt tokens of ended requests.", model
@@ -63,14 +55,10 @@ class Metrics:
             "requests_failed", "Requests by error reason.", ("model", "reason")
         )
         self.requests_refused = self._counter(
-            "requests_refused",
-            "Requests not tried, by whose and why.",
-            ("tenant", "reason"),
+            "requests_refused", "Requests not tried, by whose and why.", ("tenant", "reason")
         )
         self.dispatches = self._counter(
-            "dispatches",
-            "Requests sent to a replica, by why it was tried.",
-            ("model", "cause"),
+            "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
         )
         self.routing_decisions = self._counter(
             "routing_decisions",
@@ -88,51 +76,35 @@ class Metrics:
             ("model", "result"),
         )
         self.response_cache_saved_tokens = self._counter(
-            "response_cache_saved_tokens",
-            "Tokens, also of prompts, not computed for it.",
-            model,
+            "response_cache_saved_tokens", "Tokens, also of prompts, not computed for it.", model
         )
         self.load_exchange_failures = self._counter(
-            "load_exchange_failures",
-            "Times that other routers' load could not be read.",
-            (),
+            "load_exchange_failures", "Times that other routers' load could not be read.", ()
         )
         self.hedges_won = self._counter(
-            "hedges_won",
-            "Requests that the second replica they were sent to began first.",
-            model,
+            "hedges_won", "Requests that the second replica they were sent to began first.", model
         )
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
         self.registry_age = self._gauge(
-            "registry_age_seconds",
-            "Since the registry was read; grows while Redis is away.",
+            "registry_age_seconds", "Since the registry was read; grows while Redis is away."
         )
         self.prefix_blocks = self._gauge(
-            "prefix_index_blocks",
-            "KV blocks known to be cached by some replica.",
-            model,
+            "prefix_index_blocks", "KV blocks known to be cached by some replica.", model
         )
         self.prefix_expected = self._gauge(
-            "prefix_index_expected_blocks",
-            "KV blocks that prompts just sent will leave.",
-            model,
+            "prefix_index_expected_blocks", "KV blocks that prompts just sent will leave.", model
         )
         self.prefix_replicas = self._gauge(
             "prefix_index_replicas", "Replicas whose cached blocks are known.", model
         )
         self.prefix_gaps = self._counter(
-            "prefix_index_gaps",
-            "Times that updates of a replica's cache were missing.",
-            (),
+            "prefix_index_gaps", "Times that updates of a replica's cache were missing.", ()
         )
         self.prefix_resyncs = self._counter(
-            "prefix_index_resyncs",
-            "Times that all of a replica's cached blocks were read.",
-            (),
+            "prefix_index_resyncs", "Times that all of a replica's cached blocks were read.", ()
         )
         self.prefix_age = self._gauge(
-            "prefix_index_age_seconds",
-            "Since Redis last said what replicas have cached.",
+            "prefix_index_age_seconds", "Since Redis last said what replicas have cached."
         )
         self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
         self.breakers = self._gauge(
@@ -178,11 +150,7 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(
-            f"trunkline:{name}",
-            text,
-            ("model",),
-            buckets=buckets,
-            registry=self._registry,
+            f"trunkline:{name}", text, ("model",), buckets=buckets, registry=self._registry
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

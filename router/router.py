@@ -100,10 +100,7 @@ class Router:
         http_port = self._http.start(host, self._settings.http_port)
         if self._settings.metrics_port is not None:
             self.metrics.serve(host, self._settings.metrics_port)
-        addresses = {
-            "grpc": authority(host, grpc_port),
-            "http": authority(host, http_port),
-        }
+        addresses = {"grpc": authority(host, grpc_port), "http": authority(host, http_port)}
         self._record = RouterRecord(
             router_id=self._router_id,
             grpc_address=addresses["grpc"],
@@ -156,10 +153,7 @@ class Router:
         return ReplicaSet(policy, self._make_link, self._decisions, prefixes)
 
     def _make_link(
-        self,
-        record: ReplicaRecord,
-        estimate: LoadEstimate,
-        on_change: Callable[[], None],
+        self, record: ReplicaRecord, estimate: LoadEstimate, on_change: Callable[[], None]
     ) -> ReplicaLink:
         silence_s = self._settings.replica_silence_s
         breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
