@@ -1,5 +1,6 @@
 """Why requests went where they went."""
 
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from router.policies import C, Choice, ReplicaLoad, RouteRequest
 from router.policies.replica_load import cost_parts
 
 _CAPACITY = 4096
+_OPENAI_PREFIX = re.compile("^(chat)?cmpl-")
 
 
 class Decision(NamedTuple):
@@ -62,9 +64,17 @@ class Decisions:
         )
 
     def of_request(self, request_id: str) -> list[admin.Decision]:
-        """All choices remembered for a request, oldest first."""
-        found = [decision for decision in self._ring if decision.request_id == request_id]
-        return [self._message(decision) for decision in found]
+        """All choices remembered for a request, oldest first.
+
+        OpenAI's dialect puts a word before the id, and a number after it for each prompt.
+        """
+        name = _OPENAI_PREFIX.sub("", request_id)
+        return [
+            self._message(decision)
+            for decision in self._ring
+            if decision.request_id in (request_id, name)
+            or decision.request_id.rpartition(".")[0] == name
+        ]
 
     def _message(self, decision: Decision) -> admin.Decision:
         message = admin.Decision(

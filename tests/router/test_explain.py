@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.v1 import admin_pb2 as admin
@@ -67,6 +68,14 @@ async def test_each_try_is_a_decision_with_its_cause(
         await client.generate(request_id="tried-twice")
         causes = [decision.cause for decision in await explain(client, "tried-twice")]
         assert causes == ["new", "refused"]
+
+
+async def test_http_clients_ask_by_the_id_that_they_see(client: Client) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{client.addresses['http']}") as http:
+        body = {"model": "tiny", "prompt": ["one", "two"], "max_tokens": 2}
+        answer = await http.post("/v1/completions", json=body, headers={"x-request-id": "named"})
+    for request_id in (answer.json()["id"], "named"):
+        assert len(await explain(client, request_id)) == 2
 
 
 async def test_nothing_is_known_of_a_request_that_never_came(client: Client) -> None:
