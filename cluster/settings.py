@@ -98,8 +98,14 @@ class RouterSettings(Section):
     ] = "prefix"
     """How a replica is chosen: prefix takes the one that is predicted to answer first, session
     keeps sessions together and adapter requests for one adapter; the others need no explanation."""
+    queue: Literal["fcfs", "priority", "deadline", "fair"] = "fair"
+    """Whose turn it is when a replica has room: who came first, has the highest priority, has the
+    earliest deadline, or belongs to the tenant that was served least for its weight."""
+    max_queued: int = Field(default=1024, ge=0)
+    """Requests for one model that may wait for a replica with room. If there are more, the one
+    whose turn would come last is refused with RESOURCE_EXHAUSTED."""
     max_in_flight: PositiveInt = 1024
-    """Requests accepted and not yet answered; more are refused with RESOURCE_EXHAUSTED."""
+    """Requests at replicas, for all models; more wait, as if replicas had no room."""
     max_waiting_s: PositiveFloat = 30.0
     """How long a request may wait for a replica to become ready."""
     max_attempts: PositiveInt = 3

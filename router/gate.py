@@ -1,4 +1,4 @@
-"""The bound on what is under way in one router."""
+"""The door of one router."""
 
 import asyncio
 import time
@@ -10,7 +10,11 @@ from router.service_rate import ServiceRate
 
 
 class Gate:
-    """Lets in a limited number of requests, and none any more once it is closed."""
+    """Lets in a limited number of requests, and none any more once it is closed.
+
+    The limit bounds memory only: whose request is turned away when there are too many, is for the
+    queue to say, which sees all that wait.
+    """
 
     def __init__(self, max_in_flight: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_in_flight = max_in_flight

@@ -29,6 +29,11 @@ class ServiceRate:
         else:
             self._interval_s += _WEIGHT * (interval_s - self._interval_s)
 
+    @property
+    def interval_s(self) -> float | None:
+        """The mean time between two ends, if one is known."""
+        return self._interval_s
+
     def time_to_next_end_s(self) -> float:
         """When the next request is expected to end; a second if nothing is known."""
         if self._interval_s is None:

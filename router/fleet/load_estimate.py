@@ -1,5 +1,6 @@
 """How much a replica has to do, between one of its reports and the next."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from router.policies.replica_load import ReplicaLoad
 
 _FIRST_TOKENS = 16
 """Output tokens by which running decodes are felt: an answer is read from its first words on."""
+_RUNNING_PER_WAITING = 8
+"""Sequences that run for each that waits at the replica, lest it idle until it is sent more."""
 _RUN_WEIGHT = 0.1
 """Of the newest request in the moving average of how long sequences run."""
 _RUN_FIRST_S = 1.0
@@ -62,6 +65,17 @@ class LoadEstimate:
     def unreported(self) -> Reserved:
         """What this router has sent there since the last report."""
         return self._unreported
+
+    @property
+    def room(self) -> float:
+        """Sequences that may be sent there until it has enough, a few that wait there included.
+
+        What waits at the router instead is in the router's order, and finds whoever is free first.
+        """
+        most = self._report.max_running_sequences
+        if not most:
+            return math.inf
+        return max(0, most + 1 + most // _RUNNING_PER_WAITING - self.load.pending_sequences)
 
     def report(self, load: internal.Load) -> None:
         """Take the replica's word for what it has."""

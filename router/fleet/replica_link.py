@@ -40,7 +40,7 @@ class ReplicaLink:
     """Keeps a stream open, carries requests over it, and knows the replica's load.
 
     `run` is to be running in a task; `on_change` is called when the replica begins or ceases
-    to take requests. It begins with the first report of its load.
+    to take requests, or tells its load. It begins with the first report of its load.
     """
 
     def __init__(
@@ -181,7 +181,8 @@ class ReplicaLink:
                 ticket.put_end(end)
         if frame.HasField("load"):
             self.estimate.report(frame.load)
-            self._set_accepting(not frame.load.draining)
+            self._accepting = not frame.load.draining
+            self._on_change()
 
     def _note_answer(self) -> None:
         was_through = self.breaker.lets_through

@@ -14,6 +14,7 @@ from router.fleet.load_estimate import LoadEstimate
 from router.fleet.prefill_rates import PrefillRates
 from router.fleet.replica_link import ReplicaLink
 from router.policies import Policy, RouteRequest
+from router.policies.replica_load import cost_parts
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,27 @@ class ReplicaSet:
     def estimates(self) -> list[LoadEstimate]:
         """What each replica is believed to have to do."""
         return [link.estimate for link in self._links.values()]
+
+    @property
+    def room(self) -> float:
+        """Sequences that may be sent until all replicas have enough to do."""
+        return sum(link.estimate.room for link in self._links.values() if link.is_ready)
+
+    def soonest_s(self, request: RouteRequest) -> float:
+        """When the request's first token is to be expected from whichever ready replica is first.
+
+        0 where nothing is known of their rates; some must be ready.
+        """
+        ready = [link for link in self._links.values() if link.is_ready]
+        depths = self.prefixes.depths(request.block_hashes)
+        block_size = request.model.block_size
+
+        def first_ms(link: ReplicaLink) -> float:
+            cached = depths.get(link.member, 0) * block_size
+            parts = cost_parts(link.estimate.load, max(request.num_prompt_tokens - cached, 1))
+            return parts.queue_ms + parts.prefill_ms + parts.decode_ms
+
+        return 1e-3 * min(map(first_ms, ready))
 
     def has_news(self, records: Iterable[ReplicaRecord]) -> bool:
         """Whether there is a replica among these that was not here before."""
@@ -98,7 +120,7 @@ class ReplicaSet:
         return link
 
     def changed(self) -> Coroutine[Any, Any, None]:
-        """Wait until replicas have come, gone, or changed in readiness."""
+        """Wait until replicas have come, gone, changed in readiness or told their load."""
         return _until_set(self._changed)
 
     def num_in_state(self, state: BreakerState) -> int:

@@ -20,7 +20,7 @@ from tests.e2e.patience import wait_until
 from tests.e2e.settings import ENGINE, MAX_NUM_SEQS
 
 MAX_IN_FLIGHT = 2
-SETTINGS = {"engine": ENGINE, "router": {"max_in_flight": MAX_IN_FLIGHT}}
+SETTINGS = {"engine": ENGINE, "router": {"max_in_flight": MAX_IN_FLIGHT, "max_queued": 0}}
 
 
 @pytest.fixture(scope="module")

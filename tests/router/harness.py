@@ -30,6 +30,8 @@ class Client:
         self.channel = channel
         self._metrics = metrics
         self.addresses = addresses
+        self.stop: Callable[[], None] = lambda: None
+        """Tells the router to drain and end."""
         self.stub: InferenceAsyncStub = InferenceStub(channel)
 
     async def generate(self, prompt: str = "hello", **options: Any) -> list[pb.GenerateResponse]:
@@ -75,7 +77,9 @@ async def running_router(registry: Registry, **settings: Any) -> AsyncIterator[C
     serving = asyncio.create_task(router.serve_until(told_to_stop))
     try:
         async with grpc.aio.insecure_channel(addresses["grpc"]) as channel:
-            yield Client(channel, addresses, router.metrics)
+            client = Client(channel, addresses, router.metrics)
+            client.stop = told_to_stop.set
+            yield client
     finally:
         told_to_stop.set()
         await serving

@@ -20,7 +20,7 @@ async def test_over_the_limit_is_refused_with_a_retry_after(
     registry: Registry, replica: FakeReplica
 ) -> None:
     replica.script = Script(pause_after=1)
-    async with running_router(registry, max_in_flight=2) as client:
+    async with running_router(registry, max_in_flight=2, max_queued=0) as client:
         await client.until_ready(1)
         request = pb.GenerateRequest(prompt="x")
         streams = [aiter(client.stub.Generate(request)) for _ in range(2)]

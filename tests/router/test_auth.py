@@ -1,7 +1,7 @@
 """Who a request comes from: known keys are taken, also while Redis is away; all others are not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import grpc
 import httpx
@@ -170,7 +170,7 @@ async def is_ready(client: Client) -> bool:
 
 
 async def test_all_of_inference_asks_for_a_key(guarded: Client) -> None:
-    calls = [
+    calls: list[Awaitable[object]] = [
         guarded.stub.Tokenize(pb.TokenizeRequest(text="x")),
         guarded.stub.Detokenize(pb.DetokenizeRequest(token_ids=[1])),
         guarded.stub.ListModels(pb.ListModelsRequest()),
@@ -217,7 +217,11 @@ async def test_the_sdk_brings_its_key_and_replicas_the_tenants_salt(
     async with AsyncClient(guarded.addresses["grpc"], api_key="tk-wrong") as client:
         with pytest.raises(UnauthenticatedError):
             await client.generate("x").text()
-    pretended = [("authorization", f"Bearer {key}"), ("tenant", "b"), ("cache-salt-bin", b"b")]
+    pretended: list[tuple[str, str | bytes]] = [
+        ("authorization", f"Bearer {key}"),
+        ("tenant", "b"),
+        ("cache-salt-bin", b"b"),
+    ]
     call = guarded.stub.Generate(pb.GenerateRequest(prompt="x"), metadata=pretended)
     assert [message async for message in call]
     assert [submit.cache_salt for submit in replica.submits] == [tenant.cache_salt] * 2

@@ -1,0 +1,30 @@
+"""Who is next, and who is last."""
+
+from typing import Protocol
+
+from router.queue.waiter import Waiter
+
+
+class Discipline(Protocol):
+    """Orders the requests that wait for one model; it holds those that were added, no others."""
+
+    def __len__(self) -> int:
+        """How many wait."""
+
+    def add(self, waiter: Waiter) -> None:
+        """One more waits."""
+
+    def discard(self, waiter: Waiter) -> None:
+        """It waits no more; harmless if it did not wait."""
+
+    def pop(self) -> Waiter:
+        """The next one, which then waits no more. Some must wait."""
+
+    def last(self) -> Waiter:
+        """The one that is turned away when there are too many. Some must wait."""
+
+    def num_before(self, waiter: Waiter) -> int:
+        """How many of those that wait now will come before it, if nobody else comes."""
+
+    def serve(self, tenant: str, weight: float, tokens: float) -> None:
+        """Tokens were computed for a tenant of this weight."""

@@ -1,0 +1,101 @@
+"""Fair shares among tenants: the virtual token counter of Sheng et al., OSDI 2024."""
+
+from collections import deque
+
+from router.queue.waiter import Waiter
+
+PROMPT_WEIGHT = 1.0
+OUTPUT_WEIGHT = 2.0
+"""What a token counts; that of the paper, where output is dearer than prompt."""
+
+
+class Fair:
+    """Serves the tenant that has been served least, for its weight; each one's requests in order.
+
+    A tenant that comes back is lifted to the least of those that wait, or to the one that was let
+    through last if none does: being idle earns nothing. Between two tenants that have requests
+    waiting all the time, served tokens (by weight) differ by no more than one prompt and the
+    output of what is under way.
+    """
+
+    def __init__(self) -> None:
+        self._counters: dict[str, float] = {}
+        """Tokens for the tenant's weight; those that are the base are not kept."""
+        self._waiting: dict[str, deque[Waiter]] = {}
+        self._len = 0
+        self._base = 0.0
+        """The counter that the tenant let through last had before; none that waits has less."""
+        self._last = ""
+        """That tenant."""
+
+    def __len__(self) -> int:
+        return self._len
+
+    def counter(self, tenant: str) -> float:
+        """What a tenant has had, for its weight."""
+        return self._counters.get(tenant, self._base)
+
+    def add(self, waiter: Waiter) -> None:
+        """One more waits."""
+        tenant = waiter.tenant
+        if tenant not in self._waiting:
+            floor = min(map(self.counter, self._waiting or (self._last,)))
+            self._counters[tenant] = max(self.counter(tenant), floor)
+            self._waiting[tenant] = deque()
+        self._waiting[tenant].append(waiter)
+        self._len += 1
+
+    def discard(self, waiter: Waiter) -> None:
+        """It waits no more; harmless if it did not wait."""
+        line = self._waiting.get(waiter.tenant, deque())
+        if waiter in line:
+            line.remove(waiter)
+            self._leave(waiter.tenant)
+
+    def pop(self) -> Waiter:
+        """The next one, which then waits no more. Some must wait."""
+        tenant = min(self._waiting, key=lambda name: (self.counter(name), self._first(name)))
+        waiter = self._waiting[tenant].popleft()
+        self._last, self._base = tenant, self.counter(tenant)
+        self._leave(tenant)
+        self._forget()
+        return waiter
+
+    def last(self) -> Waiter:
+        """The newest of the tenant that has most waiting, for its weight. Some must wait."""
+        lines = self._waiting.values()
+        line = max(lines, key=lambda line: (len(line) / line[-1].weight, line[-1].number))
+        return line[-1]
+
+    def num_before(self, waiter: Waiter) -> int:
+        """How many of those that wait now will come before it, if nobody else comes.
+
+        An estimate that takes all requests for equally large.
+        """
+        own = self._waiting.get(waiter.tenant, ())
+        before = next((i for i, other in enumerate(own) if other is waiter), len(own))
+        others = 0
+        for tenant, line in self._waiting.items():
+            if tenant != waiter.tenant:
+                turns = (before + 1) * line[0].weight / waiter.weight
+                others += min(len(line), round(turns))
+        return before + others
+
+    def serve(self, tenant: str, weight: float, tokens: float) -> None:
+        """Tokens were computed for a tenant of this weight."""
+        self._counters[tenant] = self.counter(tenant) + tokens / weight
+
+    def _leave(self, tenant: str) -> None:
+        self._len -= 1
+        if not self._waiting[tenant]:
+            del self._waiting[tenant]
+
+    def _forget(self) -> None:
+        """Drop the counters that say nothing: whoever comes back is lifted to the base."""
+        below = [name for name, counter in self._counters.items() if counter <= self._base]
+        for tenant in below:
+            if tenant not in self._waiting:
+                del self._counters[tenant]
+
+    def _first(self, tenant: str) -> int:
+        return self._waiting[tenant][0].number
