@@ -54,6 +54,13 @@ class Metrics:
         self.requests_failed = self._counter(
             "requests_failed", "Requests by error reason.", ("model", "reason")
         )
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds", "From the router's queue until it was let through.", _LATENCY_S
+        )
+        self.queue_length = self._gauge("queue_length", "Requests in the router's queue.", model)
+        self.quota_away = self._counter(
+            "quota_unchecked_requests", "Let in unchecked, because Redis was away.", ()
+        )
         self.requests_refused = self._counter(
             "requests_refused", "Requests not tried, by whose and why.", ("tenant", "reason")
         )
@@ -64,6 +71,14 @@ class Metrics:
             "routing_decisions",
             "Choices of a replica, by what they went by.",
             ("model", "policy", "basis"),
+        )
+        self.model_fallbacks = self._counter(
+            "model_fallbacks",
+            "Requests that went on to another model, by the one that could not take them.",
+            ("model", "reason"),
+        )
+        self.catalog_age = self._gauge(
+            "catalog_age_seconds", "Since the catalog was read; grows while Redis is away."
         )
         self.response_cache_lookups = self._counter(
             "response_cache_lookups",
@@ -92,7 +107,7 @@ class Metrics:
             "prefix_index_blocks", "KV blocks known to be cached by some replica.", model
         )
         self.prefix_expected = self._gauge(
-            "prefix_index_expected_blocks", "KV blocks that prompts just sent will leave.", model
+            "prefix_index_expected_blocks", "KV blocks that prompts just sent may leave.", model
         )
         self.prefix_replicas = self._gauge(
             "prefix_index_replicas", "Replicas whose cached blocks are known.", model

@@ -15,7 +15,7 @@ from router.queue.waiter import Waiter
 from router.service_rate import ServiceRate
 
 _ENDS_TO_LEARN = 16
-"""Requests that must have ended before a wait is predicted."""
+"""Requests that must have ended, while others waited, before a wait is predicted."""
 
 
 class Replicas(Protocol):
@@ -60,7 +60,10 @@ class RequestQueue:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._rate = ServiceRate(clock)
+        self._pace = ServiceRate(clock)
+        """The rate while others wait: with replicas that have room it says nothing of a wait."""
         self._num_ended = 0
+        """Of those that ended while others waited."""
         self._num_running = 0
         self._on_their_way = 0
         """Sequences let through that no replica's load counts yet."""
@@ -100,6 +103,8 @@ class RequestQueue:
         waiter.number = next(self._numbers)
         waiter.came_at = self._clock()
         waiter.turn = asyncio.get_running_loop().create_future()
+        if not len(self._discipline):
+            self._pace.begin()
         self._discipline.add(waiter)
         try:
             self._let_through()
@@ -162,15 +167,15 @@ class RequestQueue:
 
     def _check_in_time(self, waiter: Waiter) -> None:
         """Refuse what is expected to wait until its deadline has passed."""
-        if self._rate.interval_s is None or self._num_ended < _ENDS_TO_LEARN:
+        if self._pace.interval_s is None or self._num_ended < _ENDS_TO_LEARN:
             return
-        wait_s = self._rate.interval_s * (self._discipline.num_before(waiter) + 1)
+        wait_s = self._pace.interval_s * (self._discipline.num_before(waiter) + 1)
         left_s = waiter.deadline - waiter.came_at
         if wait_s > left_s:
             raise RequestError(
                 Reason.QUEUE_FULL,
                 f"it would wait for about {wait_s:.3g}s, and its deadline is in {left_s:.3g}s",
-                retry_after_s=max(wait_s - left_s, self._rate.time_to_next_end_s()),
+                retry_after_s=max(wait_s - left_s, self._pace.time_to_next_end_s()),
             )
 
     def _make_room(self) -> None:
@@ -206,8 +211,10 @@ class RequestQueue:
     def end(self) -> None:
         """One that was let through has ended; for its Turn."""
         self._num_running -= 1
-        self._num_ended += 1
         self._rate.end()
+        if len(self._discipline):
+            self._num_ended += 1
+            self._pace.end()
         self._places.give_back()
 
 

@@ -194,17 +194,16 @@ async def test_a_deadline_ends_the_wait() -> None:
 
 
 async def test_what_would_wait_past_its_deadline_is_refused_at_once() -> None:
-    """By the learned pace: one end each 2 s; the fifth in line waits about 10 s."""
+    """By the pace of late, one end each 2 s, the fifth in line waits about 10 s."""
     replicas = Replicas(room=1)
     clock = Clock()
     queue = make(replicas, "fcfs", clock=clock)
-    for _ in range(20):
-        (request,) = start(queue, replicas, "a")
+    busy = start(queue, replicas, *"a" * 30)
+    for request in busy[:25]:
         await settle()
         clock.now += 2
         request.may_end.set()
         await request.task
-    start(queue, replicas, *"aaaaa")
     await settle()
     late = Request(queue, replicas, Waiter("a", deadline=clock.now + 9))
     error = await reason_of(late.task)
@@ -213,6 +212,23 @@ async def test_what_would_wait_past_its_deadline_is_refused_at_once() -> None:
     in_time = Request(queue, replicas, Waiter("a", deadline=clock.now + 12))
     await settle()
     assert not in_time.task.done()
+    queue.close()
+
+
+async def test_the_pace_of_requests_that_had_the_replicas_to_themselves_refuses_nobody() -> None:
+    replicas = Replicas(room=1)
+    clock = Clock()
+    queue = make(replicas, clock=clock)
+    for _ in range(30):
+        (request,) = start(queue, replicas, "a")
+        await settle()
+        clock.now += 60
+        request.may_end.set()
+        await request.task
+    start(queue, replicas, "a")
+    hurried = Request(queue, replicas, Waiter("a", deadline=clock.now + 1))
+    await settle()
+    assert not hurried.task.done()
     queue.close()
 
 
