@@ -9,6 +9,7 @@ from trunkline.v1 import inference_pb2 as pb
 
 from cluster.settings import RouterSettings
 from cluster.tenants import Tenant
+from router.admission import Admission
 from router.auth import Authenticator
 from router.call import Call
 from router.dispatch import Dispatch, DispatchTools
@@ -47,12 +48,14 @@ class InferenceService:
         fleet: Fleet,
         auth: Authenticator,
         gate: Gate,
+        admission: Admission,
         metrics: Metrics,
         settings: RouterSettings,
     ) -> None:
         self._fleet = fleet
         self._auth = auth
         self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._settings = settings
         budget = RetryBudget(settings.retry_share, settings.retry_burst)
@@ -108,11 +111,13 @@ class InferenceService:
             tenant = await self._auth.tenant(call)
             request_log.tenant = tenant.name
             job = await self._admit(request, encode, call, tenant, request_log)
-            dispatch = Dispatch(job, self._tools, on_sent=lambda: None)
-            generation = Generation(job, dispatch, request_log.progress, kind)
-            async with aclosing(generation.messages()) as messages:
-                async for message in messages:
-                    yield message
+            async with self._admission.turn(job, tenant, request_log.progress) as turn:
+                dispatch = Dispatch(job, self._tools, turn.sent)
+                generation = Generation(job, dispatch, request_log.progress, kind)
+                async with aclosing(generation.messages()) as messages:
+                    async for message in messages:
+                        turn.serve(request_log.progress.completion_tokens)
+                        yield message
 
     async def _admit(
         self,

@@ -17,6 +17,7 @@ from cluster.reservations import Reservations
 from cluster.settings import RouterSettings
 from cluster.tenants import TenantStore
 from router.address import authority
+from router.admission import Admission
 from router.admin_servicer import GrpcAdmin
 from router.auth import Authenticator
 from router.decisions import Decisions
@@ -33,11 +34,16 @@ from router.http_server import HttpServer
 from router.inference import InferenceService
 from router.metrics import Metrics
 from router.policies import POLICIES
+from router.queue.queues import Queues
+from router.quota import Quota
 from router.router_lease import RouterLease
 
 log = structlog.get_logger(__name__)
 
 _FLUSH_S = 2.0
+_CANCEL_AGAIN_S = 0.1
+_BEING_ADMITTED = 256
+"""Requests whose keys, prompts and quotas are being looked at."""
 _FRAMING_BYTES = 64 * 1024
 """Room for what surrounds a prompt in a message."""
 
@@ -49,7 +55,7 @@ class Router:
         self._settings = settings
         self._router_id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.metrics = Metrics()
-        self._gate = Gate(settings.max_in_flight)
+        self._gate = Gate(settings.max_in_flight + settings.max_queued + _BEING_ADMITTED)
         self._registry = registry
         self._decisions = Decisions(self._router_id, settings.policy, self.metrics)
         follower = PrefixFollower(
@@ -63,7 +69,12 @@ class Router:
             TenantStore(registry.redis, registry.namespace),
             require_api_key=settings.require_api_key,
         )
-        service = InferenceService(self._fleet, self._auth, self._gate, self.metrics, settings)
+        self._quota = Quota(registry.redis, registry.namespace, self.metrics.quota_away.inc)
+        self._queues = Queues(settings, self.metrics)
+        admission = Admission(self._quota, self._queues)
+        service = InferenceService(
+            self._fleet, self._auth, self._gate, admission, self.metrics, settings
+        )
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
             lambda: self._fleet.estimates,
@@ -120,15 +131,18 @@ class Router:
         entering = asyncio.create_task(lease.run(), name="router lease")
         sharing = asyncio.create_task(self._shared_load.run(), name="shared load")
         following = asyncio.create_task(self._fleet.run(), name="fleet")
-        tasks = (entering, sharing, following)
+        leasing = asyncio.create_task(self._quota.run(), name="quota leases")
+        tasks = (entering, sharing, following, leasing)
         done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         telling.cancel()
-        entering.cancel()
-        await asyncio.wait({entering})
+        # Again and again: Redis's client loses a cancellation that comes while it connects.
+        while entering.cancel():
+            await asyncio.wait({entering}, timeout=_CANCEL_AGAIN_S)
         await lease.end()
         await self._drain()
         for task in tasks:
             task.cancel()
+        await self._quota.close()
         await self._fleet.close()
         self.metrics.close()
         log.info("router has stopped")
@@ -138,6 +152,7 @@ class Router:
     async def _drain(self) -> None:
         """Refuse new requests, and let those under way finish within the drain timeout."""
         self._gate.close()
+        self._queues.close()
         await self._grpc.set_serving(False)
         log.info("router is draining", in_flight=self._gate.in_flight)
         try:
