@@ -47,7 +47,7 @@ async def test_a_killed_leader(cluster: Cluster) -> None:
             asyncio.create_task(client.generate("def main", max_tokens=8, seed=4).text())
             for _ in range(NUM_RUNNING)
         ]
-        await eventually(lambda: has_waiting(cluster, NUM_RUNNING), "requests wait")
+        await eventually(lambda: has_waiting(cluster), "requests wait at replicas")
 
         lost = (await cluster.replicas())[0]
         os.kill(lost.pid, signal.SIGKILL)
@@ -63,5 +63,5 @@ async def test_a_killed_leader(cluster: Cluster) -> None:
     assert replaced_s <= REPLACED_WITHIN_S, f"load average {os.getloadavg()[0]:.1f}"
 
 
-async def has_waiting(cluster: Cluster, count: int) -> bool:
-    return sum(await cluster.metrics("waiting_requests")) == count
+async def has_waiting(cluster: Cluster) -> bool:
+    return min(await cluster.metrics("waiting_requests")) > 0

@@ -59,7 +59,7 @@ async def generate(address: str) -> list[int]:
     """The answer to a request that has a connection of its own."""
     async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
         stub = InferenceStub(channel)
-        return tokens_of([m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))])  # type: ignore[attr-defined]
+        return tokens_of([m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))])
 
 
 async def tokens_by_process() -> list[float]:

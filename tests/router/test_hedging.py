@@ -102,7 +102,7 @@ async def test_a_replica_that_fails_requests_gets_none_until_it_has_answered_one
     registry: Registry, make_replica: ReplicaMaker
 ) -> None:
     settings = {"breaker_failures": 3, "breaker_cooldown_s": 0.5}
-    async with running_router(registry, policy="round_robin", **settings) as client:  # type: ignore[arg-type]
+    async with running_router(registry, policy="round_robin", **settings) as client:
         bad, good = await two_replicas(make_replica, client)
         bad.script = Script(fail_with=BROKEN)
         codes = [await _outcome(client) for _ in range(6)]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.fleet.breaker import Breaker, BreakerState
+from router.fleet.breaker import Breaker
 
 COOLDOWN_S = 5.0
 
@@ -40,15 +40,15 @@ def test_after_the_cooldown_one_request_tries() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now_s += COOLDOWN_S - 0.1
-    assert breaker.state is BreakerState.OPEN
+    assert breaker.state.name == "OPEN"
     assert not breaker.lets_through
     clock.now_s += 0.1
-    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.state.name == "HALF_OPEN"
     assert breaker.lets_through
     assert breaker.send()
     assert not breaker.lets_through
     breaker.succeed()
-    assert breaker.state is BreakerState.CLOSED
+    assert breaker.state.name == "CLOSED"
     assert not breaker.send()
 
 
@@ -58,9 +58,9 @@ def test_a_probe_that_fails_opens_it_anew_however_many_failures_it_takes_otherwi
     clock.now_s += COOLDOWN_S
     breaker.send()
     assert breaker.fail()
-    assert breaker.state is BreakerState.OPEN
+    assert breaker.state.name == "OPEN"
     clock.now_s += COOLDOWN_S
-    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.state.name == "HALF_OPEN"
 
 
 def test_a_probe_that_tells_nothing_makes_way_for_another() -> None:
