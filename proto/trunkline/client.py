@@ -30,9 +30,11 @@ _ResponseT = TypeVar("_ResponseT")
 class Client:
     """Talks to a Trunkline router; threads may share it.
 
-    `address` is `host:port`. Calls take `timeout_s`, seconds until they fail with
+    `address` is `host:port`, or several of them: then requests take turns among the routers, and
+    those that fail are left out for a while. Calls take `timeout_s`, seconds until they fail with
     DeadlineExceededError, and raise the errors of `trunkline.errors`. Requests that never started
-    are sent again as `retry` says.
+    are sent again as `retry` says, and so are those that would be answered the same way again: with
+    a seed, or with temperature 0. Of their answers, what has come before is left out.
 
     >>> client = Client(address)  # such as "localhost:50051"
     >>> for delta in client.generate("Once upon", max_tokens=3):

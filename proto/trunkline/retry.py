@@ -11,7 +11,7 @@ from trunkline.routers import Rotation
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how fast a refused request is sent again.
+    """How often and how fast a request that was refused or broken off is sent again.
 
     Pauses double from `initial_pause_s` up to `max_pause_s`, each shortened by a random part of up
     to one half so that clients do not return together. A server that asks for longer gets it, but
