@@ -24,6 +24,8 @@ _KEEP_S = 5.0
 """How long a key that was taken away may still be used."""
 _MAX_KEPT = 10_000
 _PAUSE_S = 1.0
+_PATIENCE_S = 0.5
+"""How long a directory that does not answer is waited for."""
 
 
 class Directory(Protocol):
@@ -110,7 +112,8 @@ class Authenticator:
 
     async def _read(self, key_id: str) -> Holder | None:
         try:
-            holder = await self._directory.find(key_id)
+            async with asyncio.timeout(_PATIENCE_S):
+                holder = await self._directory.find(key_id)
         except ValidationError as error:
             log.error("the record of a key is broken", key=key_id, error=str(error))
             holder = None

@@ -27,6 +27,8 @@ _WINDOW_S = 60.0
 _LEASE_S = 10.0
 """After this, the places of a router that was killed are free again."""
 _PAUSE_S = 1.0
+_PATIENCE_S = 0.5
+"""How long a request waits for a Redis that does not answer."""
 _MAX_CALLS = 32
 """Connections to Redis at a time."""
 
@@ -137,7 +139,7 @@ class Quota:
             *(limits.max_concurrency or 0, use.estimate, use.lease, round(self._lease_s * 1e6)),
         )
         try:
-            async with self._calls:
+            async with asyncio.timeout(_PATIENCE_S), self._calls:
                 exceeded, number = await self._reserve(keys=self._keys(tenant.name), args=arguments)
         except (RedisError, OSError) as error:
             log.warning("quota cannot be read", error=str(error))

@@ -112,6 +112,23 @@ async def test_while_redis_is_away_known_keys_work_and_others_do_not(
     assert (await auth.tenant(bearer(unknown))).name == "b"
 
 
+async def test_a_directory_that_does_not_answer_is_away(store: TenantStore, clock: Clock) -> None:
+    class Hanging(Directory):
+        async def find(self, key_id: str) -> Holder | None:
+            if self.is_away:
+                await asyncio.Event().wait()
+            return await super().find(key_id)
+
+    directory = Hanging(store)
+    auth = Authenticator(directory, require_api_key=True, clock=clock)
+    known, unknown = await new_key(store), await new_key(store, "b")
+    await auth.tenant(bearer(known))
+    directory.is_away = True
+    clock.now += 60
+    assert (await auth.tenant(bearer(known))).name == "a"
+    assert await refusal(auth, bearer(unknown)) is Reason.AUTH_UNAVAILABLE
+
+
 async def test_so_many_keys_are_remembered_and_not_more(
     auth: Authenticator, directory: Directory, store: TenantStore
 ) -> None:
