@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from cluster.prefix.byte_value import seal
 
-_READ_BYTES = 1024 * 1024
+_READ_BYTES = 64 * 1024
 """Asked of the socket at a time."""
 
 

@@ -223,11 +223,11 @@ class Engine:
 
     def listen_to_cache(self) -> None:
         """Have `take_cache_events` tell what changes from now on."""
-        self.blocks.pool.listen()
+        self.blocks.listen()
 
     def take_cache_events(self) -> list[CacheEvent]:
         """What prefixes became cached and what ceased to be, since the last time, in order."""
-        return self.blocks.pool.take_events()
+        return self.blocks.take_events()
 
     def check(self) -> None:
         """Raise RankLostError if ranks are lost, also between steps. On any thread."""

@@ -77,8 +77,18 @@ class HostTier:
         """Blocks that can be found."""
         return self._pool.num_known
 
-    def evicted(self, block: int, block_hash: bytes) -> None:
-        """A cached block is about to be given to somebody else."""
+    def listen(self) -> None:
+        """Have `take_lost` tell what is given up from now on."""
+        with self._lock:
+            self._pool.listen()
+
+    def take_lost(self) -> list[bytes]:
+        """The blocks that were given up since the last time, but for those forgotten by `clear`."""
+        with self._lock:
+            return self._pool.take_lost()
+
+    def evicted(self, block: int, block_hash: bytes) -> bool:
+        """A cached block is about to be given to somebody else; whether it is kept here."""
         with self._lock:
             is_offered = self._offered.pop(block, None) == block_hash
             slot = self._loads.pop(block, None)
@@ -86,13 +96,14 @@ class HostTier:
                 self._pool.unpin(slot)
             if self._pool.find(block_hash) is not None:
                 self._pool.touch([block_hash])
-                return
+                return True
             slot = self._save(block, block_hash)
-            outlet = self._outlet
-            if slot is None or outlet is None or is_offered:
-                return
-            if outlet.has_room(len(self._wishes), is_reused=False):
+            if slot is None:
+                return False
+            outlet = None if is_offered else self._outlet
+            if outlet is not None and outlet.has_room(len(self._wishes), is_reused=False):
                 self._wishes[slot] = block_hash
+            return True
 
     def found(self, hashes: Sequence[bytes], blocks: Sequence[int]) -> None:
         """Cached blocks of one chain, in order, are used by one more request."""

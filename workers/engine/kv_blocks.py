@@ -4,6 +4,7 @@ from array import array
 from bisect import bisect_left
 
 from cluster.prefix.block_hash import block_hash, block_hashes
+from cluster.prefix.events import CacheEvent
 from workers.engine.block_pool import BlockPool
 from workers.engine.host_tier import NO_TRANSFERS, HostTier, Transfers
 from workers.engine.sequence import LoadedTokens, Sequence
@@ -132,6 +133,19 @@ class KVBlocks:
         return LoadedTokens(
             (len(slots) - num_brought) * self.block_size, num_brought * self.block_size
         )
+
+    def listen(self) -> None:
+        """Have `take_events` tell what is cached now, and all that changes from now on."""
+        self.pool.listen()
+        if self._host is not None:
+            self._host.listen()
+
+    def take_events(self) -> list[CacheEvent]:
+        """What can be found here since the last time, and what cannot any more, in order; in the
+        pool or in host memory, which is nearly as good."""
+        if self._host is not None:
+            self.pool.lost_elsewhere(self._host.take_lost())
+        return self.pool.take_events()
 
     def hand_out_transfers(self) -> Transfers:
         """What the step that is planned now moves from and to host memory."""

@@ -41,6 +41,10 @@ class RedisHealth:
     def answered(self, seconds: float) -> None:
         """It took so long to answer a question without bytes."""
         self._latency_s = _average(self._latency_s, seconds)
+        self.worked()
+
+    def worked(self) -> None:
+        """It did what it was asked for."""
         if self._is_away:
             self._is_away = False
             log.info("the Redis tier is back")

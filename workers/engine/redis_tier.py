@@ -19,6 +19,8 @@ from workers.engine.tier_stats import TierStats
 
 _MOST_FETCHES = 16
 """Under way at a time; who comes when there are more does not wait."""
+_MOST_BLOCKS = 16_384
+"""Of one fetch, whose hashes go to other ranks in one message."""
 _LEAST_WAIT_S, _MOST_WAIT_S, _FIRST_WAIT_S = 0.1, 5.0, 2.0
 """Bounds of what a request waits, which is what computing would take, and where that is unknown."""
 _CLOSE_S = 2 * TIMEOUT_S
@@ -41,6 +43,7 @@ class RedisTier:
         self._blocks = blocks
         self._stats = stats
         self._prefill_tokens_per_s = prefill_tokens_per_s
+        self._most_blocks = min(_MOST_BLOCKS, host.num_slots // 2)
         self._health = RedisHealth()
         shared = (
             lambda errand: gang.run(errand, part),
@@ -57,7 +60,7 @@ class RedisTier:
 
     def begin(self, sequence: Sequence) -> bool:
         """Whether the sequence, which is new, is to wait until `arrived` names it."""
-        missing = self._blocks.missing_hashes(sequence)
+        missing = self._blocks.missing_hashes(sequence)[: self._most_blocks]
         if not missing or self._health.is_away:
             return False
         fetch = self._under_way.get(missing[0])

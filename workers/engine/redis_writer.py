@@ -42,11 +42,6 @@ class RedisWriter:
         self._thread = Thread(target=self._run, name="redis writer", daemon=True)
         self._thread.start()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether all that was offered has been written or dropped."""
-        return self._num_offered == self._num_ended
-
     def has_room(self, num_ahead: int, *, is_reused: bool) -> bool:
         """See Outlet."""
         most = self._most if is_reused else self._most // 2
@@ -97,6 +92,8 @@ class RedisWriter:
         if outcome.error:
             self._health.failed(outcome.error)
             self._stats.writes_failed += len(slots)
+            return
+        self._health.worked()
         self._stats.writes_failed += outcome.num_refused
         self._stats.blocks_written += outcome.num_blocks
         self._stats.bytes_written += outcome.num_bytes

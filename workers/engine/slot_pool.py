@@ -21,6 +21,19 @@ class SlotPool:
         """Least recently used first."""
         self._hashes: dict[int, bytes] = {}
         self._pins: Counter[int] = Counter()
+        self._lost: set[bytes] | None = None
+        """Blocks given up since somebody asked last, if somebody does."""
+
+    def listen(self) -> None:
+        """Have `take_lost` tell what is given up from now on."""
+        self._lost = set()
+
+    def take_lost(self) -> list[bytes]:
+        """The blocks that were given up since the last time, and are in no slot again."""
+        if not self._lost:
+            return []
+        lost, self._lost = self._lost, set()
+        return [block_hash for block_hash in lost if block_hash not in self._by_hash]
 
     @property
     def num_known(self) -> int:
@@ -114,5 +127,7 @@ class SlotPool:
             if slot not in self._pins:
                 del self._by_hash[block_hash]
                 del self._hashes[slot]
+                if self._lost is not None:
+                    self._lost.add(block_hash)
                 return slot
         return None

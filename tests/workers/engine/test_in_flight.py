@@ -8,6 +8,7 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.prefix.events import CacheChange
 from tests.workers.engine.paper_model import POISON, STOP, PaperModel, PaperRunner
 from workers.engine.batch import Batch
 from workers.engine.block_pool import BlockPool
@@ -114,6 +115,8 @@ class House:
             num_in_flight=num_in_flight,
             fetches=None if delays is None else LateFetches(delays),
         )
+        blocks.listen()
+        self.told: set[bytes] = set()
         if misled:  # outputs seem to be short, so that more is started than has room
             for _ in range(20):
                 self.scheduler.output_length.observe(1)
@@ -179,7 +182,21 @@ class House:
             assert sequence.num_computed <= sequence.num_scheduled <= len(sequence.token_ids)
         if self.host is not None:
             self.host.check_integrity()
+        self._check_events()
         self.scheduler.blocks.pool.check_integrity([[n for n in s.block_table if n] for s in live])
+
+    def _check_events(self) -> None:
+        """What listeners are told of is what can be found, in the pool or in host memory."""
+        for change, hashes in self.scheduler.blocks.take_events():
+            if change is CacheChange.STORED:
+                self.told.update(hashes)
+            else:
+                self.told.difference_update(hashes)
+        pool = self.scheduler.blocks.pool
+        for block_hash in self.told:
+            is_in_slot = self.host is not None and self.host.num_found([block_hash]) == 1
+            assert is_in_slot or pool.match([block_hash])
+        assert pool.num_cached <= len(self.told)
 
     def run(self, wishes: list[Wish]) -> None:
         for now in range(5000):
