@@ -12,6 +12,8 @@ from cluster.tenants import Tenant
 from router.admission import Admission
 from router.auth import Authenticator
 from router.call import Call
+from router.catalog.fallback import check_can_begin, first_to_answer
+from router.catalog.models import Models
 from router.dispatch import Dispatch, DispatchTools
 from router.fleet.fleet import Fleet
 from router.fleet.served_model import ServedModel
@@ -19,8 +21,10 @@ from router.gate import Gate
 from router.generation import Generation
 from router.job import Job, make_job
 from router.metrics import Metrics
+from router.progress import Progress
 from router.prompt import Prompt, decode, of_chat, of_generate, of_tokenize
 from router.request_log import RequestLog
+from router.response_cache.response_cache import ResponseCache
 from router.retry_budget import RetryBudget
 from router.validation.checks import check_token_ids
 from router.validation.options import (
@@ -49,6 +53,8 @@ class InferenceService:
         auth: Authenticator,
         gate: Gate,
         admission: Admission,
+        responses: ResponseCache,
+        models: Models,
         metrics: Metrics,
         settings: RouterSettings,
     ) -> None:
@@ -56,6 +62,8 @@ class InferenceService:
         self._auth = auth
         self._gate = gate
         self._admission = admission
+        self._responses = responses
+        self._models = models
         self._metrics = metrics
         self._settings = settings
         budget = RetryBudget(settings.retry_share, settings.retry_burst)
@@ -79,26 +87,30 @@ class InferenceService:
     async def tokenize(self, request: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
         """Text or messages to token ids."""
         with RequestLog(self._metrics, call) as request_log:
-            request_log.tenant = (await self._auth.tenant(call)).name
-            model = await self._fleet.find(request.model)
-            request_log.model = model.name
+            model = await self._only_model(request.model, call, request_log)
             prompt = await of_tokenize(request, model)
             return pb.TokenizeResponse(model=model.name, token_ids=prompt.token_ids)
 
     async def detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
         """Token ids to text."""
         with RequestLog(self._metrics, call) as request_log:
-            request_log.tenant = (await self._auth.tenant(call)).name
-            model = await self._fleet.find(request.model)
-            request_log.model = model.name
+            model = await self._only_model(request.model, call, request_log)
             check_token_ids("token_ids", request.token_ids, model.card.vocab_size)
             text = await decode(request.token_ids, model)
             return pb.DetokenizeResponse(model=model.name, text=text)
 
     async def list_models(self, call: Call) -> pb.ListModelsResponse:
-        """The models known to this router, by name."""
+        """The models known to this router and the names that stand for them, by name."""
         await self._auth.tenant(call)
-        return pb.ListModelsResponse(models=[_describe(model) for model in self._fleet.models])
+        return pb.ListModelsResponse(models=self._models.listing())
+
+    async def _only_model(self, name: str, call: Call, request_log: RequestLog) -> ServedModel:
+        """The first model that a name stands for."""
+        tenant = await self._auth.tenant(call)
+        request_log.tenant = tenant.name
+        model, *_ = await self._models.find(name, _who(tenant, ""))
+        request_log.model = model.name
+        return model
 
     async def _stream(
         self,
@@ -110,34 +122,57 @@ class InferenceService:
         with RequestLog(self._metrics, call) as request_log, self._gate.enter():
             tenant = await self._auth.tenant(call)
             request_log.tenant = tenant.name
-            job = await self._admit(request, encode, call, tenant, request_log)
-            async with self._admission.turn(job, tenant, request_log.progress) as turn:
-                dispatch = Dispatch(job, self._tools, turn.sent)
-                generation = Generation(job, dispatch, request_log.progress, kind)
-                async with aclosing(generation.messages()) as messages:
-                    async for message in messages:
-                        turn.serve(request_log.progress.completion_tokens)
-                        yield message
+            options = request.options
+            check_request_id(options.request_id)
+            request_log.request_id = request_id = options.request_id or uuid.uuid4().hex
+            who = _who(tenant, options.session_id or request_id)
+            models = await self._models.find(request.model, who)
+
+            async def answer(model: ServedModel, is_last: bool) -> AsyncGenerator[Message, None]:
+                job = await self._admit(model, options, encode, call, tenant, request_log)
+                progress = request_log.progress
+                fresh = self._compute(kind, job, tenant, progress, is_last=is_last)
+                return self._responses.through(job, options, progress, kind, fresh)
+
+            answered = (
+                first_to_answer(models, answer, self._metrics)
+                if len(models) > 1
+                else await answer(models[0], True)
+            )
+            async with aclosing(answered) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _compute(
+        self, kind: type[Message], job: Job, tenant: Tenant, progress: Progress, *, is_last: bool
+    ) -> AsyncGenerator[Message, None]:
+        if not is_last:
+            check_can_begin(job)
+        async with self._admission.turn(job, tenant, progress) as turn:
+            dispatch = Dispatch(job, self._tools, turn.sent)
+            generation = Generation(job, dispatch, progress, kind)
+            async with aclosing(generation.messages()) as messages:
+                async for message in messages:
+                    turn.serve(progress.completion_tokens)
+                    yield message
 
     async def _admit(
         self,
-        request: pb.GenerateRequest | pb.ChatRequest,
+        model: ServedModel,
+        options: pb.RequestOptions,
         encode: Encode,
         call: Call,
         tenant: Tenant,
         request_log: RequestLog,
     ) -> Job:
-        options, progress = request.options, request_log.progress
-        check_request_id(options.request_id)
-        request_log.request_id = request_id = options.request_id or uuid.uuid4().hex
-        model = await self._fleet.find(request.model)
+        progress = request_log.progress
         request_log.model = model.name
         check_options(options, model.card.vocab_size)
         check_permitted(options, tenant.limits)
         request_log.labels = dict(options.metadata)
         prompt = await encode(model)
         job = make_job(
-            request_id,
+            request_log.request_id,
             model,
             prompt,
             options,
@@ -155,10 +190,6 @@ class InferenceService:
         return min(deadlines if call.deadline is None else [*deadlines, call.deadline])
 
 
-def _describe(model: ServedModel) -> pb.Model:
-    return pb.Model(
-        name=model.name,
-        max_model_len=model.card.max_model_len,
-        vocab_size=model.card.vocab_size,
-        ready_replicas=model.replicas.num_ready,
-    )
+def _who(tenant: Tenant, name: str) -> bytes:
+    """Whose requests belong together; `name` of the session, or else of the request."""
+    return f"{tenant.name} {name}".encode()

@@ -10,6 +10,7 @@ from random import Random
 
 import structlog
 
+from cluster.catalog import CatalogStore
 from cluster.prefix.directory import PrefixDirectory
 from cluster.prefix.follower import PrefixFollower
 from cluster.registry import Registry, ReplicaRecord, RouterRecord
@@ -17,9 +18,11 @@ from cluster.reservations import Reservations
 from cluster.settings import RouterSettings
 from cluster.tenants import TenantStore
 from router.address import authority
-from router.admission import Admission
 from router.admin_servicer import GrpcAdmin
+from router.admission import Admission
 from router.auth import Authenticator
+from router.catalog.follower import CatalogFollower
+from router.catalog.models import Models
 from router.decisions import Decisions
 from router.fleet.breaker import Breaker, BreakerState
 from router.fleet.fleet import Fleet
@@ -36,6 +39,7 @@ from router.metrics import Metrics
 from router.policies import POLICIES
 from router.queue.queues import Queues
 from router.quota import Quota
+from router.response_cache.response_cache import ResponseCache
 from router.router_lease import RouterLease
 
 log = structlog.get_logger(__name__)
@@ -72,8 +76,19 @@ class Router:
         self._quota = Quota(registry.redis, registry.namespace, self.metrics.quota_away.inc)
         self._queues = Queues(settings, self.metrics)
         admission = Admission(self._quota, self._queues)
+        self._catalog = CatalogFollower(CatalogStore(registry.redis, registry.namespace))
+        self._responses = ResponseCache(
+            registry.redis, registry.namespace, settings.response_cache, self.metrics
+        )
         service = InferenceService(
-            self._fleet, self._auth, self._gate, admission, self.metrics, settings
+            self._fleet,
+            self._auth,
+            self._gate,
+            admission,
+            self._responses,
+            Models(self._fleet, self._catalog),
+            self.metrics,
+            settings,
         )
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
@@ -100,6 +115,7 @@ class Router:
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
         self.metrics.registry_age.set_function(lambda: self._fleet.age_s)
         self.metrics.prefix_age.set_function(lambda: follower.age_s)
+        self.metrics.catalog_age.set_function(lambda: self._catalog.age_s)
 
     async def start(self) -> dict[str, str]:
         """Listen; returns where, by protocol.
@@ -132,7 +148,8 @@ class Router:
         sharing = asyncio.create_task(self._shared_load.run(), name="shared load")
         following = asyncio.create_task(self._fleet.run(), name="fleet")
         leasing = asyncio.create_task(self._quota.run(), name="quota leases")
-        tasks = (entering, sharing, following, leasing)
+        naming = asyncio.create_task(self._catalog.run(), name="catalog")
+        tasks = (entering, sharing, following, leasing, naming)
         done, _ = await asyncio.wait({telling, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         telling.cancel()
         # Again and again: Redis's client loses a cancellation that comes while it connects.
@@ -143,6 +160,7 @@ class Router:
         for task in tasks:
             task.cancel()
         await self._quota.close()
+        await self._responses.close()
         await self._fleet.close()
         self.metrics.close()
         log.info("router has stopped")

@@ -67,6 +67,10 @@ class Fleet:
             tasks.create_task(self._follow_registry(), name="registry")
             tasks.create_task(self._prefixes.run(), name="prefixes")
 
+    def knows(self, name: str) -> bool:
+        """Whether a model of this name has been seen."""
+        return name in self._models
+
     async def find(self, name: str) -> ServedModel:
         """The model of this name, or the only one if `name` is empty.
 
