@@ -40,10 +40,12 @@ class ModelsEndpoint:
         )
 
     def _content(self, model: pb.Model) -> dict[str, Any]:
-        return {
+        content = {
             "id": model.name,
             "object": "model",
             "created": self._created,
             "owned_by": "trunkline",
             "max_model_len": model.max_model_len,
         }
+        # Those that may answer, where the name is not a model's own; OpenAI has no such field.
+        return content | {"models": list(model.models)} if model.models else content
