@@ -17,7 +17,7 @@ from cluster.registry import Registry
 from router.text.codec import TextCodec
 from tests.router.conftest import ReplicaMaker
 from tests.router.fake_replica import FakeReplica, Script, logprob
-from tests.router.harness import Client, detail_of, eventually, running_router, tokens_of
+from tests.router.harness import Client, detail_of, eventually, running_router, text_of, tokens_of
 
 ANSWER = tuple(range(40, 60))
 MOVED = internal.Failed(cause=internal.Failed.CAUSE_MOVED)
@@ -87,6 +87,18 @@ async def test_each_sample_goes_on_by_itself_but_for_those_that_have_ended(
     assert [tokens_of(messages, i) for i in range(3)] == [expected(0), expected(1)[:4], expected(2)]
     after = sorted(pair[2].submits, key=lambda submit: submit.first_index)
     assert [(s.first_index, s.n, s.num_generated) for s in after] == [(0, 1, 6), (2, 1, 6)]
+
+
+@pytest.mark.parametrize("num_tokens", range(5, 9))
+async def test_a_stop_string_ends_a_sample_that_moves_in_its_middle(
+    pair: tuple[Client, FakeReplica, FakeReplica], codec: TextCodec, num_tokens: int
+) -> None:
+    stop = codec.decode(expected()[5:8])
+    conditions = sampling_pb2.StopConditions(max_tokens=len(ANSWER), stop_strings=[stop])
+    messages = await moved(pair, Script(fail_with=MOVED, fail_after=num_tokens), stop=conditions)
+    assert tokens_of(messages) == expected()[:8]
+    assert text_of(messages) == codec.decode(expected()[:5])
+    assert len(pair[2].submits) == (num_tokens < 8)
 
 
 async def test_a_lost_replica_is_gone_on_from(
