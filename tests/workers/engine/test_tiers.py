@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -373,6 +374,33 @@ async def test_redis_that_is_paused_stalls_nobody_else(
     finally:
         os.kill(process, signal.SIGCONT)
     engine.close()
+
+
+async def test_redis_that_is_killed_while_blocks_are_read(
+    folder: Path, cluster: Cluster, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come before is used; all slots are free again."""
+    cluster.warm(folder)
+    engine = cluster.engine(folder)
+    assert engine._redis is not None
+    assert engine._host is not None
+    process = (await cluster.client.info("server"))["process_id"]
+    store, num_gets = engine._redis._part.store, count()
+    get = store.get
+
+    def get_or_kill(hashes: Sequence[bytes]) -> list[bytes | None]:
+        if next(num_gets) == 1:
+            os.kill(process, signal.SIGKILL)
+        return get(hashes)
+
+    monkeypatch.setattr(store, "get", get_or_kill)
+    monkeypatch.setattr(engine._redis._fetcher, "_part", 2)
+    assert ask(engine, PROMPTS[0]) == [Answer(expected[0], 16)]
+    tiers = engine.stats.tiers
+    assert (tiers.fetches_failed, tiers.blocks_fetched, tiers.redis_hit_tokens) == (1, 2, 16)
+    engine.close()
+    engine.clear_prefix_cache()
+    assert len(engine._host._pool.reserve(2**20)) == engine._host.num_slots
 
 
 async def test_redis_that_is_gone_costs_nothing_but_computing(
