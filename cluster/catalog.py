@@ -123,7 +123,7 @@ class CatalogStore:
         async def change(pipe: Pipeline) -> None:
             others = await _entries_in(pipe, self._key)
             check_acyclic(others | {name: entry}, name)
-            pipe.multi()
+            pipe.multi()  # type: ignore[no-untyped-call]
             pipe.hset(self._key, name, entry.model_dump_json())
 
         await self._redis.transaction(change, self._key)
@@ -143,7 +143,7 @@ class CatalogStore:
             users = [other for other, e in entries.items() if name in e.targets and other != name]
             if users and not is_model:
                 raise CatalogError(f"{name!r} is used by: {', '.join(sorted(users))}")
-            pipe.multi()
+            pipe.multi()  # type: ignore[no-untyped-call]
             pipe.hdel(self._key, name)
 
         await self._redis.transaction(change, self._key)

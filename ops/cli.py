@@ -12,6 +12,7 @@ import typer
 
 from ops.bench.cli import app as bench
 from ops.failure import CommandError
+from ops.models_cli import app as models
 from ops.tenant_cli import app as tenant
 
 _EXIT_USAGE = 2
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Serve large language models, and talk to them.",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(models, name="models")
 app.add_typer(tenant, name="tenant")
 
 Address = Annotated[
@@ -245,6 +247,68 @@ def quality(
         write_rows(rows, json)
     if excess is not None:
         raise CommandError(excess)
+
+
+@app.command()
+def simulate(
+    workload: Annotated[
+        str | None,
+        typer.Option(help="shared, chat, agent, retrieval, mixed or burst: see docs/workloads.md."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="A recorded workload: JSON lines, see docs/workloads.md.")
+    ] = None,
+    policies: Annotated[
+        str, typer.Option(help="With commas; oracle is one that knows all.")
+    ] = "prefix,least_loaded,round_robin,oracle",
+    replicas: Annotated[int, typer.Option(min=1)] = 64,
+    routers: Annotated[int, typer.Option(min=1, help="Each with its own view.")] = 1,
+    rate: Annotated[
+        float, typer.Option(min=0.001, help="Requests/s on average; of a trace, a factor of speed.")
+    ] = 400.0,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of a run.")] = 2000,
+    scale: Annotated[
+        float, typer.Option(min=0.001, help="With --workload: multiplies all lengths.")
+    ] = 1.0,
+    event_delay_ms: Annotated[
+        float, typer.Option(min=0.0, help="Until routers know what a replica has cached.")
+    ] = 50.0,
+    profile: Annotated[
+        Path | None, typer.Option(help="An engine's figures, as --measure writes them.")
+    ] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="Only write --profile, from a model's real engine.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other seeds each.")] = 1,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows to this file.")
+    ] = None,
+) -> None:
+    """Try routing policies on a cluster of any size, in virtual time."""
+    from ops.failure import UsageError
+    from ops.simulate.command import measure_profile, run_simulation
+
+    if measure is not None:
+        if profile is None:
+            raise UsageError("--measure: expected --profile FILE beside it")
+        measure_profile(measure, profile)
+        return
+    run_simulation(
+        profile=profile,
+        policies=policies,
+        workload=workload,
+        trace=trace,
+        requests=requests,
+        scale=scale,
+        rate=rate,
+        replicas=replicas,
+        routers=routers,
+        event_delay_ms=event_delay_ms,
+        seed=seed,
+        runs=runs,
+        json=json,
+    )
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ class AnswerStore:
 
     async def get(self, scope: str, digest: bytes) -> bytes | None:
         """The value, if there is one."""
-        found: bytes | None = await self._redis.get(self._key(scope, digest.hex()))
+        found = await self._redis.get(self._key(scope, digest.hex()))
+        assert not isinstance(found, str), "clients do not decode"
         return found
 
     async def put(self, scope: str, digest: bytes, value: bytes) -> None:

@@ -183,4 +183,5 @@ def _messages(
         timings=progress.timings(),
         cache_source=pb.CACHE_SOURCE_EXACT,
     )
-    return [*messages, last]
+    messages.append(last)
+    return messages

@@ -1,5 +1,7 @@
 """Requests have one key exactly if they get one answer."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,27 +10,33 @@ from trunkline.v1 import inference_pb2 as pb
 from cluster.model_card import ModelCard
 from router.response_cache.request_key import is_repeatable, request_key
 
-SEEDED = pb.RequestOptions(n=1, sampling={"seed": 7}, stop={"max_tokens": 9})
-GREEDY = pb.RequestOptions(n=1, sampling={"temperature": 0.0}, stop={"max_tokens": 9})
+
+def options_of(**fields: Any) -> pb.RequestOptions:
+    """Options, with dictionaries in the place of messages."""
+    return pb.RequestOptions(**fields)
+
+
+SEEDED = options_of(n=1, sampling={"seed": 7}, stop={"max_tokens": 9})
+GREEDY = options_of(n=1, sampling={"temperature": 0.0}, stop={"max_tokens": 9})
 TOKENS = [5, 6, 7]
 
 
-def merged(options: pb.RequestOptions, **changes: object) -> pb.RequestOptions:
-    """The options with some of them given, lists in the place of lists."""
+def merged(options: pb.RequestOptions, **changes: Any) -> pb.RequestOptions:
+    """The options with some of them changed."""
     result = pb.RequestOptions()
     result.CopyFrom(options)
-    result.MergeFrom(pb.RequestOptions(**changes))  # type: ignore[arg-type]
+    result.MergeFrom(options_of(**changes))
     return result
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (pb.RequestOptions(), False),
-        (pb.RequestOptions(sampling={"temperature": 0.5, "top_k": 1}), False),
-        (pb.RequestOptions(sampling={"seed": 0}), True),
-        (pb.RequestOptions(sampling={"temperature": 0.0}), True),
-        (pb.RequestOptions(sampling={"temperature": -0.0}), True),
+        (options_of(), False),
+        (options_of(sampling={"temperature": 0.5, "top_k": 1}), False),
+        (options_of(sampling={"seed": 0}), True),
+        (options_of(sampling={"temperature": 0.0}), True),
+        (options_of(sampling={"temperature": -0.0}), True),
     ],
 )
 def test_only_greedy_and_seeded_requests_are_repeatable(
