@@ -37,9 +37,16 @@ class ServedCluster:
 
     async def num_ready(self) -> int:
         """Replicas that the router can send requests to."""
+        return await self._router_metric("replicas_ready")
+
+    async def num_queued(self) -> int:
+        """Requests that wait in the router."""
+        return await self._router_metric("queue_length")
+
+    async def _router_metric(self, name: str) -> int:
         async with httpx.AsyncClient() as http:
             text = (await http.get(f"{self.http}/metrics")).text
-        return int(_value(text, "trunkline:replicas_ready"))
+        return int(_value(text, f"trunkline:{name}"))
 
     async def has_ready(self, count: int) -> bool:
         """Whether the router can send requests to so many replicas, no more and no fewer."""
