@@ -232,22 +232,31 @@ def sampling(
 
 @app.command()
 def router(
-    prompt_tokens: Annotated[str, typer.Option(help="Lengths of prompts, with commas.")] = (
-        "512,8192"
-    ),
-    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 5,
+    figures: Annotated[str, typer.Option(help="choice, load; without any, both.")] = "",
+    prompt_tokens: Annotated[
+        str, typer.Option(help="For choice: lengths of prompts, with commas.")
+    ] = "512,8192",
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
     json: Json = None,
 ) -> None:
-    """A choice among 64 replicas, and the index's memory; the limits are goals."""
+    """A choice among 64 replicas and the index's memory; then a router's own time for tokens and
+    requests, between a load and replicas that compute nothing. The limits are goals."""
     from ops.bench.report import print_rows, write_rows
     from ops.bench.router import bench_router
+    from ops.bench.router_load.bench import bench_load
     from ops.failure import UsageError
 
+    names = [name.strip() for name in figures.split(",") if name.strip()] or ["choice", "load"]
+    if unknown := set(names) - {"choice", "load"}:
+        raise UsageError(f"--figures: got {', '.join(sorted(unknown))}; expected choice, load")
     try:
         lengths = [int(length) for length in prompt_tokens.split(",")]
     except ValueError as error:
         raise UsageError(f"--prompt-tokens: {error}; expected integers") from error
-    rows = bench_router(runs, lengths)
+    rows = [
+        *(bench_router(runs, lengths) if "choice" in names else ()),
+        *(bench_load(runs) if "load" in names else ()),
+    ]
     print_rows(rows, "trunkline bench router")
     if json is not None:
         write_rows(rows, json)
