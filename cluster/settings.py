@@ -3,9 +3,10 @@
 ``TRUNKLINE__ROUTER__GRPC_PORT=9000`` overrides ``router.grpc_port`` of the file.
 """
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 from pydantic_settings import (
@@ -291,6 +293,19 @@ class LogSettings(Section):
     """For people or for machines."""
 
 
+class ModelSettings(Section):
+    """One more model of the cluster."""
+
+    model: str
+    """Directory of a model in Hugging Face format, or `demo` for the built-in one."""
+    model_name: str | None = None
+    """Name under which clients ask for it; without one, the directory's name."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the section engine for this model."""
+    replica: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the section replica for this model."""
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -306,6 +321,8 @@ class Settings(BaseSettings):
     """Directory of a model in Hugging Face format, or `demo` for the built-in one."""
     model_name: str | None = None
     """Name under which clients ask for it; without one, the directory's name."""
+    models: tuple[ModelSettings, ...] = ()
+    """More models, each with replicas of its own."""
     redis: RedisSettings = RedisSettings()
     router: RouterSettings = RouterSettings()
     engine: EngineSettings = EngineSettings()
@@ -322,10 +339,53 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        for position in range(len(self.models)):
+            self._of_model(position)
+        return self
+
+    @property
+    def each_model(self) -> tuple["Settings", ...]:
+        """The settings of each model by itself, in order; those of the whole tree come first."""
+        first = self.model_copy(update={"models": ()})
+        return (first, *(self._of_model(position) for position in range(len(self.models))))
+
+    def _of_model(self, position: int) -> "Settings":
+        more = self.models[position]
+        engine = _merged(self.engine, more.engine, f"models.{position}.engine")
+        replica = _merged(self.replica, more.replica, f"models.{position}.replica")
+        changes = {"engine": engine, "replica": replica, "models": ()}
+        return self.model_copy(
+            update={"model": more.model, "model_name": more.model_name, **changes}
+        )
+
     @property
     def spans_machines(self) -> bool:
         """Whether replicas may run on other machines than the one that these are read on."""
         return self.ray.node_address is not None or self.ray.address is not None
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def _merged(section: SectionType, changes: Mapping[str, Any], path: str) -> SectionType:
+    """The section with these values in it. Raises ValueError, which names the field."""
+    try:
+        return type(section).model_validate(_deeply_merged(section.model_dump(), changes))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}.{field}: got {first['input']!r}: {first['msg']}") from error
+
+
+def _deeply_merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, value in changes.items():
+        below = merged.get(name)
+        is_branch = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = _deeply_merged(below, value) if is_branch else value
+    return merged
 
 
 def load_settings(path: Path | None = None, **overrides: object) -> Settings:

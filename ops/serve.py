@@ -32,8 +32,9 @@ def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
     try:
         settings = load_settings(config, **overrides)
         check_addresses(settings)
-        settings = _with_model_directory(settings)
-        _check_layout(settings)
+        settings = _with_model_directories(settings)
+        for one in settings.each_model:
+            _check_layout(one)
         return settings
     except ValidationError as error:
         first = error.errors()[0]
@@ -43,13 +44,27 @@ def _settings(config: Path | None, overrides: dict[str, object]) -> Settings:
         raise UsageError(" ".join(str(error).split())) from error
 
 
-def _with_model_directory(settings: Settings) -> Settings:
-    """The settings with the model's directory in full, and the name it is served by."""
-    directory = resolve(settings.model).absolute()
+def _with_model_directories(settings: Settings) -> Settings:
+    """The settings with each model's directory in full, and the name it is served by."""
+    first = _found("model", settings.model, settings.model_name)
+    more = [
+        _found(f"models.{i}.model", m.model, m.model_name) for i, m in enumerate(settings.models)
+    ]
+    names = [found["model_name"] for found in (first, *more)]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise ValueError(f"models.{position - 1}.model_name: {name!r} is another model's too")
+    models = [m.model_copy(update=found) for m, found in zip(settings.models, more, strict=True)]
+    return settings.model_copy(update={**first, "models": tuple(models)})
+
+
+def _found(field: str, model: str, name: str | None) -> dict[str, str]:
+    """A model's directory in full, and its name."""
+    directory = resolve(model).absolute()
     if not (directory / "config.json").is_file():
-        raise ValueError(f"model: {directory} has no config.json, so it holds no model")
-    name = settings.model_name or (settings.model if settings.model in SHIPPED else directory.name)
-    return settings.model_copy(update={"model": str(directory), "model_name": name})
+        raise ValueError(f"{field}: {directory} has no config.json, so it holds no model")
+    name = name or (model if model in SHIPPED else directory.name)
+    return {"model": str(directory), "model_name": name}
 
 
 def _check_layout(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from trunkline import AsyncClient, TrunklineError
@@ -21,7 +21,7 @@ from ops.serve_router import RouterProcesses
 from ops.serve_run_file import note_rollout, write_run_file
 
 _POLL_S = 0.2
-_ROLLED_OUT = ("model", "model_name", "engine", "replica", "log")
+_ROLLED_OUT = ("model", "model_name", "models", "engine", "replica", "log")
 """The settings that replicas are made of."""
 
 
@@ -29,13 +29,12 @@ class LocalCluster:
     """`start`, `wait_ready`, `watch`; and in any case `stop`. For the main thread's event loop."""
 
     def __init__(self, settings: Settings, on_ray: Callable[[], None]) -> None:
-        """`settings` with the model's directory and name; `on_ray` is called once Ray is up."""
+        """`settings` with the models' directories and names; `on_ray` is called once Ray is up."""
         self._on_ray = on_ray
         self.directory = Path(tempfile.mkdtemp(prefix="trunkline-"))
         self.addresses: dict[str, str] = {}
         self.head = Head(settings, self.directory) if settings.ray.node_address else None
-        self.shortage = ""
-        """Why replicas wait for another machine, if they do."""
+        self._shortages: dict[str, str] = {}
         self._redis = None if settings.redis.url else _own_redis(settings, self.directory)
         if self._redis is not None:
             redis = settings.redis.model_copy(update={"url": self._redis.url})
@@ -44,9 +43,15 @@ class LocalCluster:
         self._router = RouterProcesses(settings, self.directory)
         self._reaper = Reaper()
         self._deploying: asyncio.Future[None] | None = None
-        self._deployed = False
+        self._apps: set[str] = set()
+        """Serve's applications that were deployed."""
         self._stopping = False
         self._run_file: Path | None = None
+
+    @property
+    def shortage(self) -> str:
+        """Why replicas wait for another machine, if they do."""
+        return "; ".join(filter(None, self._shortages.values()))
 
     async def start(self) -> None:
         """Start everything, all at the same time. Raises CommandError."""
@@ -73,16 +78,22 @@ class LocalCluster:
         Raises CommandError if they do not start; for want of room only where no machine can join
         that would have it.
         """
+        from workers.replica.rollout import apps_of
+
+        apps = apps_of(self.settings)
+        async with AsyncClient(self.addresses["grpc"]) as client:
+            await asyncio.gather(*(self._wait_ready(client, app, apps[app]) for app in apps))
+
+    async def _wait_ready(self, client: AsyncClient, app: str, settings: Settings) -> None:
         from workers.replica.rollout import rollout_status, watch_placement
 
-        placement = watch_placement(self.settings)
-        async with AsyncClient(self.addresses["grpc"]) as client:
-            while await self._num_ready(client) < self.settings.replica.count:
-                failure = (await asyncio.to_thread(rollout_status)).failure
-                self.shortage = await asyncio.to_thread(placement.failure)
-                if failure := failure or ("" if self.head else self.shortage):
-                    raise CommandError(f"replicas do not start: {failure}")
-                await asyncio.sleep(_POLL_S)
+        placement = watch_placement(settings, app)
+        while await self._num_ready(client, settings.model_name) < settings.replica.count:
+            failure = (await asyncio.to_thread(rollout_status, app)).failure
+            self._shortages[app] = shortage = await asyncio.to_thread(placement.failure)
+            if failure := failure or ("" if self.head else shortage):
+                raise CommandError(f"replicas of {settings.model_name} do not start: {failure}")
+            await asyncio.sleep(_POLL_S)
 
     async def loading(self) -> list[LoadingProgress]:
         """How far the replicas are that are loading. Raises RedisError."""
@@ -108,8 +119,9 @@ class LocalCluster:
     async def roll_out(self, settings: Settings) -> None:
         """Replace all replicas by those of `settings`, of which router, Redis and Ray are not part.
 
-        Returns when the old ones have drained. Raises CommandError if the new ones do not start or
-        do not stay; then there are those of the settings before, again.
+        One model after the other. Returns when the old ones have drained. Raises CommandError if
+        the new ones do not start or do not stay; then there are those of the settings before,
+        again.
         """
         changed = {name: getattr(settings, name) for name in _ROLLED_OUT}
         settings = self.settings.model_copy(update=changed)
@@ -128,20 +140,32 @@ class LocalCluster:
         """
         from workers.replica.rollout import rollout_status
 
-        # Serve tells of no events.
-        while (await asyncio.to_thread(rollout_status)).num_starting:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)
+        for app in self._apps:
+            # Serve tells of no events.
+            while (await asyncio.to_thread(rollout_status, app)).num_starting:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
         await self._replace_replicas(self.settings)
 
     async def _replace_replicas(self, settings: Settings) -> None:
-        from workers.replica.rollout import deploy, rollout_status, watch_placement
+        from workers.replica.rollout import apps_of, undeploy
 
-        self._deploying = self._loop.run_in_executor(None, deploy, settings)
+        apps = apps_of(settings)
+        for app in apps:
+            await self._replace_app(app, apps)
+        if gone := self._apps - apps.keys():
+            self._deploying = self._loop.run_in_executor(None, undeploy, tuple(gone))
+            await _told(asyncio.shield(self._deploying))
+            self._apps -= gone
+
+    async def _replace_app(self, app: str, apps: Mapping[str, Settings]) -> None:
+        from workers.replica.rollout import rollout_status, watch_placement
+
+        self._deploying = self._loop.run_in_executor(None, self._deploy_app, app, apps)
         await _told(asyncio.shield(self._deploying))
-        placement = watch_placement(settings)
-        while not (status := await asyncio.to_thread(rollout_status)).running:
+        placement = watch_placement(apps[app], app)
+        while not (status := await asyncio.to_thread(rollout_status, app)).running:
             if failure := status.failure or await asyncio.to_thread(placement.failure):
-                raise CommandError(failure)
+                raise CommandError(f"{apps[app].model_name}: {failure}")
             await asyncio.sleep(_POLL_S)
 
     def note_rollout(self, failure: str) -> None:
@@ -178,25 +202,34 @@ class LocalCluster:
             start_local_ray(ray, self.directory / "ray")
         self._loop.call_soon_threadsafe(self._on_ray)
         if not self._stopping:
-            from workers.replica.rollout import deploy
+            from workers.replica.rollout import apps_of
 
-            deploy(self.settings)
-            self._deployed = True
+            apps = apps_of(self.settings)
+            for app in apps:
+                self._deploy_app(app, apps)
+
+    def _deploy_app(self, app: str, apps: Mapping[str, Settings]) -> None:
+        """Deploy one of these models."""
+        from workers.replica.rollout import deploy
+
+        others = [settings for other, settings in apps.items() if other != app]
+        deploy(apps[app], app, others)
+        self._apps.add(app)
 
     def _undeploy(self) -> None:
-        if self._deployed:
+        if self._apps:
             from workers.replica.rollout import undeploy
 
-            undeploy()
+            undeploy(tuple(self._apps))
         leave_ray()
 
-    async def _num_ready(self, client: AsyncClient) -> int:
+    async def _num_ready(self, client: AsyncClient, model: str | None) -> int:
         try:
             models = await client.models(timeout_s=5.0)
         except TrunklineError:
             # The router is being started again; should that go on, its log says why.
             return -1
-        return sum(m.ready_replicas for m in models if m.name == self.settings.model_name)
+        return sum(m.ready_replicas for m in models if m.name == model)
 
 
 def _own_redis(settings: Settings, directory: Path) -> RedisServer:

@@ -8,12 +8,13 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from cluster.settings import Settings
 from ops.serve_cluster import LocalCluster
 
 _PERIOD_S = 0.2
 
 _READY = """\
-Trunkline serves {model} ({replicas})
+Trunkline serves {models}
   gRPC    {grpc}
   HTTP    http://{http}/v1
   Logs    {logs}{join}
@@ -21,7 +22,8 @@ Trunkline serves {model} ({replicas})
   curl http://{http}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
-  python -c 'from trunkline import Client; print(Client("{grpc}").generate("Hello").text())'
+  python -c 'from trunkline import Client; print(Client("{grpc}").generate("Hello", \
+model="{model}").text())'
 
 Ctrl-C drains and stops it.\
 """
@@ -56,11 +58,10 @@ class Screen:
 
     def ready(self, cluster: LocalCluster) -> None:
         """All that is needed to use the cluster, and to add machines to it."""
-        count = cluster.settings.replica.count
         join = f"\n  Join    {cluster.head.join_command}" if cluster.head else ""
         block = _READY.format(
+            models=", ".join(map(_described, cluster.settings.each_model)),
             model=cluster.settings.model_name,
-            replicas="1 replica" if count == 1 else f"{count} replicas",
             logs=cluster.directory,
             join=join,
             **cluster.addresses,
@@ -81,3 +82,9 @@ class Screen:
                 told = cluster.shortage
                 self.say(f"waiting for machines: {told}")
             await asyncio.sleep(_PERIOD_S)
+
+
+def _described(settings: Settings) -> str:
+    """One of the models, and how many replicas it has."""
+    count = settings.replica.count
+    return f"{settings.model_name} ({count} replica{'' if count == 1 else 's'})"

@@ -63,3 +63,40 @@ def test_whether_replicas_may_be_elsewhere_and_where_they_listen() -> None:
     assert head.spans_machines
     assert load_settings(ray={"address": "10.0.0.1:6380"}).spans_machines
     assert node_host(head) == "10.0.0.2"
+
+
+def test_each_model_has_the_settings_of_all_but_for_its_own(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        model: a
+        engine: {block_size: 32, parallel: {pipeline: 2}}
+        replica: {count: 3}
+        models:
+          - {model: b, model_name: other, engine: {parallel: {tensor: 2}}, replica: {count: 1}}
+          - {model: c}
+        """,
+    )
+    first, second, third = load_settings(path).each_model
+    assert (first.model, second.model, third.model) == ("a", "b", "c")
+    assert (first.model_name, second.model_name, third.model_name) == (None, "other", None)
+    assert (first.replica.count, second.replica.count, third.replica.count) == (3, 1, 3)
+    parallel = second.engine.parallel
+    assert (second.engine.block_size, parallel.pipeline, parallel.tensor) == (32, 2, 2)
+    assert third.engine == first.engine
+    assert all(not one.models for one in (first, second, third))
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"engine": {"blok_size": 1}}, r"models\.0\.engine\.blok_size"),
+        ({"engine": {"parallel": {"tensor": 0}}}, r"models\.0\.engine\.parallel\.tensor"),
+        ({"replica": {"count": -1}}, r"models\.0\.replica\.count"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_models_is_named(
+    more: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ValueError, match=field):
+        load_settings(models=[{"model": "b", **more}])

@@ -1,5 +1,6 @@
 """What a replica finds and may use of the machine that it runs on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,26 @@ def layout_of(settings: Settings) -> ParallelLayout:
     return ParallelLayout(**settings.engine.parallel.model_dump())
 
 
-def with_shares(settings: Settings) -> Settings:
+def with_shares(settings: Settings, others: Sequence[Settings] = ()) -> Settings:
     """On a lone machine, its cores and memory divided among the ranks of all replicas, unless said
-    otherwise.
+    otherwise. `others` are the settings of the other models.
 
     To be called where replicas are deployed. In a cluster of several machines these may differ, and
     the settings stay as they are until `with_shares_here`.
     """
     if settings.spans_machines:
         return settings
-    count, num_ranks = max(1, settings.replica.count), layout_of(settings).world_size
+    num_ranks = _num_ranks(settings) + sum(map(_num_ranks, others))
     return _shared(
         settings,
-        num_threads=usable_cpus() // (count * num_ranks),
+        num_threads=usable_cpus() // num_ranks,
         # Half of what is free; an update may start one more before it stops the first.
-        memory_share=0.5 / (count + 1) / num_ranks,
+        memory_share=0.5 / (num_ranks + layout_of(settings).world_size),
     )
+
+
+def _num_ranks(settings: Settings) -> int:
+    return max(1, settings.replica.count) * layout_of(settings).world_size
 
 
 def with_shares_here(settings: Settings) -> Settings:

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import ray
 from ray import serve
@@ -23,8 +25,8 @@ from workers.replica.placement import (
     with_device,
 )
 
-_APP = "trunkline"
-_DEPLOYMENT = DeploymentID(name=Replica.__name__, app_name=_APP)
+APP = "trunkline"
+"""Serve's application with the replicas of the first model."""
 _POLL_S = 0.1
 _HEALTH_PERIOD_S = 1.0
 _HEALTH_TIMEOUT_S = 5.0
@@ -45,8 +47,20 @@ class RolloutStatus:
     """Why it cannot be deployed; empty if it can."""
 
 
-def deploy(settings: Settings) -> None:
-    """Bring replicas to these settings, without waiting for them.
+def apps_of(settings: Settings) -> dict[str, Settings]:
+    """The settings of each model by Serve's application with its replicas.
+
+    `settings` are the whole tree, with the names of all models.
+    """
+    first, *more = settings.each_model
+    # Serve puts a # between the parts of its names.
+    return {APP: first} | {f"{APP}-{quote(one.model_name or '', safe='')}": one for one in more}
+
+
+def deploy(settings: Settings, app: str = APP, others: Sequence[Settings] = ()) -> None:
+    """Bring a model's replicas to these settings, without waiting for them.
+
+    `others` are the settings of the other models, with which they share a lone machine.
 
     To Serve, every deployment is a new version, equal settings or not: its replicas are started
     before the old ones are drained, so that no request fails. To change the number
@@ -55,7 +69,7 @@ def deploy(settings: Settings) -> None:
     replica, nodes = settings.replica, live_nodes()
     settings = with_device(settings, nodes)
     deployment = serve.deployment(
-        name=_DEPLOYMENT.name,
+        name=Replica.__name__,
         num_replicas=replica.count,
         ray_actor_options=actor_options(settings),
         placement_group_bundles=bundles_of(settings, nodes),
@@ -71,26 +85,27 @@ def deploy(settings: Settings) -> None:
     )(Replica)
     # What goes well needs no telling on the standard error of whoever deploys.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    application = deployment.bind(with_shares(settings).model_dump(mode="json"))
+    application = deployment.bind(with_shares(settings, others).model_dump(mode="json"))
     serve.start(proxy_location="Disabled")
     serve._run(
-        application, name=_APP, route_prefix=None, _blocking=False, external_scaler_enabled=True
+        application, name=app, route_prefix=None, _blocking=False, external_scaler_enabled=True
     )
 
 
-def scale(count: int) -> None:
+def scale(count: int, app: str = APP) -> None:
     """Have `count` replicas of the version that is deployed.
 
     Raises ValueError if none is. Goes by way of Serve's external scaler, as its REST API does.
     """
     client = _get_global_client()
     assert client is not None, "raises where there is none"
-    ray.get(client._controller.update_deployment_replicas.remote(_DEPLOYMENT, count))
+    deployment = DeploymentID(name=Replica.__name__, app_name=app)
+    ray.get(client._controller.update_deployment_replicas.remote(deployment, count))
 
 
-def rollout_status() -> RolloutStatus:
-    """How the deployment is doing."""
-    application = serve.status().applications.get(_APP)
+def rollout_status(app: str = APP) -> RolloutStatus:
+    """How a deployment is doing."""
+    application = serve.status().applications.get(app)
     if application is None:
         return RolloutStatus(running=False, num_starting=0, failure="")
     deployments = application.deployments.values()
@@ -99,24 +114,27 @@ def rollout_status() -> RolloutStatus:
     messages = [d.message for d in deployments] or [application.message]
     return RolloutStatus(
         running=application.status is ApplicationStatus.RUNNING,
-        num_starting=max(0, num_starting - len(waiting_replicas(_APP))),
+        num_starting=max(0, num_starting - len(waiting_replicas(app))),
         failure=_last_line(messages[0]) if failed else "",
     )
 
 
-def watch_placement(settings: Settings) -> PlacementWatch:
+def watch_placement(settings: Settings, app: str = APP) -> PlacementWatch:
     """Over the replicas that have just been deployed with these settings."""
-    return PlacementWatch(settings.replica, _APP)
+    return PlacementWatch(settings.replica, app)
 
 
-def undeploy() -> None:
-    """Drain all replicas and remove them; returns when that is done. Harmless without any."""
-    serve.delete(_APP, _blocking=False)
+def undeploy(apps: Sequence[str] = (APP,)) -> None:
+    """Drain the replicas of these and remove them; returns when that is done. Harmless without
+    any."""
+    for app in apps:
+        serve.delete(app, _blocking=False)
     # Not by serve.delete, which waits for a minute only.
-    while _APP in serve.status().applications:
+    while remaining := serve.status().applications.keys() & set(apps):
         # Serve would give a replica that has no place as long as one that drains. Until it has
         # begun to delete, it starts another in its stead.
-        give_up_waiting(_APP)
+        for app in remaining:
+            give_up_waiting(app)
         time.sleep(_POLL_S)
 
 

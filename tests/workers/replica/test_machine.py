@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import EngineSettings, RaySettings, ReplicaSettings, Settings
+from cluster.settings import (
+    EngineSettings,
+    ParallelSettings,
+    RaySettings,
+    ReplicaSettings,
+    Settings,
+)
 from workers.engine.cpus import usable_cpus
 from workers.replica.machine import check_model, with_shares, with_shares_here
 
@@ -41,3 +47,12 @@ def test_a_model_that_is_missing_is_told_with_the_machine(tmp_path: Path) -> Non
         check_model(settings)
     (tmp_path / "config.json").touch()
     check_model(settings)
+
+
+def test_models_divide_a_lone_machine_by_their_ranks() -> None:
+    one = Settings(replica=ReplicaSettings(count=1))
+    other = Settings(
+        replica=ReplicaSettings(count=2), engine=EngineSettings(parallel=ParallelSettings(tensor=2))
+    )
+    assert with_shares(one, [other]).engine.cpu_memory_share == 0.5 / (1 + 4 + 1)
+    assert with_shares(other, [one]).engine.cpu_memory_share == 0.5 / (4 + 1 + 2)
