@@ -1,5 +1,7 @@
 """What the catalog takes, and what it does not."""
 
+import asyncio
+
 import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -94,3 +96,16 @@ async def test_removing_what_is_not_there_tells_what_is(store: CatalogStore) -> 
     await store.put("x", Alias(target="a"))
     with pytest.raises(CatalogError, match="'z' is not in the catalog; there are: x"):
         await store.remove("z")
+
+
+async def test_of_two_changes_that_make_a_circle_together_one_is_refused(
+    store: CatalogStore,
+) -> None:
+    for name, target in (("x", "a"), ("y", "b")):
+        await store.put(name, Alias(target=target))
+    outcomes = await asyncio.gather(
+        store.put("x", Alias(target="y")),
+        store.put("y", Alias(target="x")),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["CatalogError", "NoneType"]
