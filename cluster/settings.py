@@ -383,8 +383,10 @@ def _deeply_merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     merged = dict(values)
     for name, value in changes.items():
         below = merged.get(name)
-        is_branch = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[name] = _deeply_merged(below, value) if is_branch else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[name] = _deeply_merged(below, value)
+        else:
+            merged[name] = value
     return merged
 
 
