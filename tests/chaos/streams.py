@@ -1,13 +1,22 @@
 """Streams that are read while something happens to the cluster."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from trunkline import AsyncClient, RetryPolicy
 
+from tests.e2e.cluster import Cluster
+from tests.e2e.patience import eventually
+
 NUM_STREAMS = 32
 MAX_TOKENS = 150
+Tokens = list[dict[int, list[int]]]
+"""Of each stream, by sample."""
+_undisturbed: dict[str, Tokens] = {}
+"""By the address of the cluster."""
 _PROMPTS = ("def main", "import os", "The quick", "class A:\n", "x = [1, 2", "Once upon")
 
 
@@ -31,7 +40,7 @@ class Streams:
     midway: asyncio.Event = field(default_factory=asyncio.Event)
     _num_begun: int = 0
 
-    async def run(self) -> list[dict[int, list[int]]]:
+    async def run(self) -> Tokens:
         """The tokens of each stream by sample. Raises what any of them raises."""
         return list(await asyncio.gather(*(self._read(wish) for wish in wishes())))
 
@@ -48,7 +57,29 @@ class Streams:
         return samples
 
 
-async def undisturbed(address: str) -> list[dict[int, list[int]]]:
-    """The tokens of all streams when nothing happens."""
-    async with AsyncClient(address, retry=RetryPolicy(max_attempts=1)) as client:
-        return await Streams(client).run()
+async def undisturbed(address: str) -> Tokens:
+    """The tokens of all streams when nothing happens; found out once for each cluster."""
+    if address not in _undisturbed:
+        async with AsyncClient(address, retry=RetryPolicy(max_attempts=1)) as client:
+            _undisturbed[address] = await Streams(client).run()
+    return _undisturbed[address]
+
+
+@asynccontextmanager
+async def streaming(cluster: Cluster, *more: str) -> AsyncIterator[Streams]:
+    """Streams at their middle; at the end they have to bring what they would have undisturbed."""
+    await eventually(lambda: cluster.has_ready(2), "both replicas serve")
+    expected = await undisturbed(cluster.grpc)
+    # Without other routers, whatever is tried again, the router does it.
+    retry = RetryPolicy(max_attempts=8 if more else 1)
+    async with AsyncClient([cluster.grpc, *more], retry=retry) as client:
+        streams = Streams(client)
+        running = asyncio.create_task(streams.run())
+        midway = asyncio.create_task(streams.midway.wait())
+        await asyncio.wait({running, midway}, return_when=asyncio.FIRST_COMPLETED)
+        assert not running.done(), "streams are too short to be disturbed"
+        yield streams
+        found = await running
+    assert [len(found), *map(len, found)] == [NUM_STREAMS, *(w.get("n", 1) for w in wishes())]
+    assert {len(tokens) for samples in found for tokens in samples.values()} == {MAX_TOKENS}
+    assert found == expected

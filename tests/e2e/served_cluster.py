@@ -37,13 +37,14 @@ class ServedCluster:
 
     async def num_ready(self) -> int:
         """Replicas that the router can send requests to."""
-        return await self._router_metric("replicas_ready")
+        return await self.router_metric("replicas_ready")
 
     async def num_queued(self) -> int:
         """Requests that wait in the router."""
-        return await self._router_metric("queue_length")
+        return await self.router_metric("queue_length")
 
-    async def _router_metric(self, name: str) -> int:
+    async def router_metric(self, name: str) -> int:
+        """The value of this metric of the router, for its only model."""
         async with httpx.AsyncClient() as http:
             text = (await http.get(f"{self.http}/metrics")).text
         return int(_value(text, f"trunkline:{name}"))
