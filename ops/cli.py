@@ -264,8 +264,12 @@ def simulate(
     replicas: Annotated[int, typer.Option(min=1)] = 64,
     routers: Annotated[int, typer.Option(min=1, help="Each with its own view.")] = 1,
     rate: Annotated[
-        float, typer.Option(min=0.001, help="Requests/s on average; of a trace, a factor of speed.")
-    ] = 400.0,
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Requests/s on average, 5 per replica; of a trace, a factor of speed, 1.",
+        ),
+    ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of a run.")] = 2000,
     scale: Annotated[
         float, typer.Option(min=0.001, help="With --workload: multiplies all lengths.")
@@ -301,7 +305,7 @@ def simulate(
         trace=trace,
         requests=requests,
         scale=scale,
-        rate=rate,
+        rate=rate or (5.0 * replicas if trace is None else 1.0),
         replicas=replicas,
         routers=routers,
         event_delay_ms=event_delay_ms,

@@ -11,7 +11,8 @@ from ops.bench.load_grpc import GrpcTarget
 from ops.bench.load_openai import OpenAITarget
 from ops.bench.load_sessions import Pace, run_sessions
 from ops.bench.report import Row
-from ops.bench.serve_figures import Metric, figures
+from ops.bench.serve_figures import CACHED, Metric, figures
+from ops.bench.workloads.bound import best_cached_percent
 from ops.bench.workloads.session import Session
 
 _WARM_UP_REQUESTS = 4
@@ -36,6 +37,9 @@ class Load(Protocol):
     async def run(self, target: Target, model: str, seed: str) -> list[Exchange]:
         """Send it all and wait for the answers; other seeds, other prompts."""
 
+    def best_cached_percent(self, seed: str) -> float | None:
+        """Of its prompts' tokens, as many as one cache without bounds would hold; None: unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLoad:
@@ -48,6 +52,10 @@ class PromptLoad:
         """Send the prompts as `arrivals` paces them."""
         prompts = self.work.prompts(seed)
         return await run_load(target, model, prompts, self.work.output_tokens, self.arrivals)
+
+    def best_cached_percent(self, seed: str) -> float | None:
+        """Unknown: prompts are not made to share anything."""
+        return None
 
     def __str__(self) -> str:
         return f"{self.work}, {self.arrivals}"
@@ -66,6 +74,10 @@ class SessionLoad:
     async def run(self, target: Target, model: str, seed: str) -> list[Exchange]:
         """Go through the sessions."""
         return await run_sessions(target, model, self.sessions(seed), self.pace, self.vocab_size)
+
+    def best_cached_percent(self, seed: str) -> float | None:
+        """By the texts, before any is sent."""
+        return best_cached_percent(self.sessions(seed))
 
     def __str__(self) -> str:
         return f"{self.name}, {self.pace}"
@@ -88,7 +100,8 @@ async def bench_serve(
     model = model or await target.model()
     await _warm_up(target, model, warm_up, seed)
     measured = [figures(await load.run(target, model, f"{seed}/{run}")) for run in range(runs)]
-    return _rows(measured, work=str(load), model=model, engine=engine)
+    best_cached = load.best_cached_percent(f"{seed}/0")
+    return _rows(measured, best_cached, work=str(load), model=model, engine=engine)
 
 
 async def _warm_up(target: Target, model: str, work: Work, seed: int) -> None:
@@ -100,7 +113,12 @@ async def _warm_up(target: Target, model: str, work: Work, seed: int) -> None:
 
 
 def _rows(
-    measured: Sequence[dict[Metric, float]], *, work: str, model: str, engine: str
+    measured: Sequence[dict[Metric, float]],
+    best_cached: float | None,
+    *,
+    work: str,
+    model: str,
+    engine: str,
 ) -> list[Row]:
     """One row for each metric that any run has; a kind of failure that a run lacks counts as 0."""
     metrics = dict.fromkeys(metric for run in measured for metric in run)
@@ -113,6 +131,7 @@ def _rows(
             engine=engine,
             metric=metric.name,
             unit=metric.unit,
+            limit=best_cached if metric == CACHED else None,
         )
         for metric in metrics
     ]

@@ -25,6 +25,10 @@ class Metric(NamedTuple):
         return self.name.startswith(_ERRORS)
 
 
+CACHED = Metric("cached tokens", "%")
+"""Of the prompts."""
+
+
 def figures(exchanges: Sequence[Exchange]) -> dict[Metric, float]:
     """All figures of one run, times in milliseconds; latencies only if a request succeeded.
 
@@ -64,7 +68,7 @@ def _cached_share(good: Sequence[Exchange]) -> dict[Metric, float]:
     prompt_tokens = sum(length for _, length in told)
     if not prompt_tokens:
         return {}
-    return {Metric("cached tokens", "%"): 100 * sum(cached for cached, _ in told) / prompt_tokens}
+    return {CACHED: 100 * sum(cached for cached, _ in told) / prompt_tokens}
 
 
 def _percentiles(name: str, values_s: Sequence[float]) -> dict[Metric, float]:

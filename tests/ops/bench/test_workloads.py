@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ops.bench.cli import app
 from ops.bench.load import Answer, LoadError
 from ops.bench.load_sessions import Pace, run_sessions
+from ops.bench.workloads.bound import best_cached_percent
 from ops.bench.workloads.draw import Zipf
 from ops.bench.workloads.named import SCRIPTS, sessions
 from ops.bench.workloads.session import Piece, Session, Turn, num_requests, token_ids
@@ -97,6 +98,15 @@ def test_zipf_draws_all_and_the_first_no_less_often(n: int, exponent: float, see
     assert sorted(zipf.distinct(n)) == list(range(n))
     drawn = Counter(zipf.draw() for _ in range(2000))
     assert drawn[0] >= drawn[n - 1] - 150
+
+
+def test_the_most_that_can_be_cached_is_what_was_said_before() -> None:
+    prompt, one, other = Piece("prompt", 60), Piece("one", 40), Piece("other", 20)
+    talk = Session("a", 0.0, [Turn([prompt, one], 10), Turn([other], 5)])
+    again = Session("b", 1.0, [Turn([prompt, one], 10)])
+    # The second turn finds prompt and answer, the last prompt all but its last token.
+    assert best_cached_percent([talk, again]) == pytest.approx(100 * (110 + 99) / (100 + 130 + 100))
+    assert best_cached_percent(sessions("mixed", "0", 20)) == 0.0
 
 
 def line(timestamp: float, length: int, hash_ids: list[int]) -> str:
