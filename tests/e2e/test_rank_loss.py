@@ -21,6 +21,7 @@ from trunkline import AsyncClient, RetryPolicy
 from tests.e2e.cluster import Cluster, serving
 from tests.e2e.patience import PATIENCE_S, eventually, wait_until
 from tests.e2e.settings import ENGINE
+from tests.e2e.shards import shard_of, shards
 from tests.e2e.test_replica_loss import LongRequest
 
 ROUNDS = int(os.environ.get("TRUNKLINE_TEST_ROUNDS", "1"))
@@ -104,7 +105,7 @@ async def test_a_lost_rank(ranked: Cluster, harm: Any, round_number: int) -> Non
         before = await ranked.replicas()
         lost = before[round_number % NUM_REPLICAS]
         leader = psutil.Process(lost.pid)
-        shard = _shard_of(ranked, leader)
+        shard = shard_of(ranked, leader)
 
         harmed_at = time.monotonic()
         harm(leader, shard)
@@ -120,25 +121,12 @@ async def test_a_lost_rank(ranked: Cluster, harm: Any, round_number: int) -> Non
     assert max(r.epoch for r in after) > max(r.epoch for r in before)
     wait_until(lambda: not _is_there(leader), "the old leader is gone")
     wait_until(lambda: not _is_there(shard), "the old shard is gone")
-    assert len(_shards(ranked)) == len(ranked.leaders()) == NUM_REPLICAS
+    assert len(shards(ranked)) == len(ranked.leaders()) == NUM_REPLICAS
     wait_until(lambda: _placed(ranked) == NUM_REPLICAS, "the old placement group is given back")
 
 
 async def _loses(cluster: Cluster, pid: int) -> bool:
     return await cluster.num_ready() < NUM_REPLICAS
-
-
-def _shards(cluster: Cluster) -> list[psutil.Process]:
-    return [p for p in cluster.processes() if "ray::Shard" in " ".join(p.cmdline())]
-
-
-def _shard_of(cluster: Cluster, leader: psutil.Process) -> psutil.Process:
-    """The one that speaks with this leader."""
-    ours = {c.laddr for c in leader.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}
-    [shard] = [
-        s for s in _shards(cluster) if any(c.raddr in ours for c in s.net_connections("tcp"))
-    ]
-    return shard
 
 
 def _is_there(process: psutil.Process) -> bool:
