@@ -84,7 +84,9 @@ class Dispatch:
         while True:
             self._news.clear()
             now = time.monotonic()
-            outputs = [o for part in list(self._parts) for o in self._receive(part, now)]
+            outputs = [o for part in tuple(self._parts) for o in self._receive(part, now)]
+            if outputs and len(self._parts) == 1:
+                return outputs  # Nothing is due to what has just been heard of.
             if self._failure is None:
                 wake_at = min([self._tend(part, now) for part in list(self._parts)], default=_NEVER)
             if outputs:

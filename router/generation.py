@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.v1 import inference_pb2 as pb
@@ -26,6 +26,8 @@ class Generation(Generic[Message]):
         self._dispatch = dispatch
         self._progress = progress
         self._kind: type[Message] = kind
+        self._request_id = job.options.request_id
+        self._model = job.model.name
         codec = job.model.codec
         after = codec.first_text(job.prompt_token_ids)
         self._samples = [Sample(i, codec, after, job.options.stop) for i in range(job.n)]
@@ -35,43 +37,40 @@ class Generation(Generic[Message]):
 
         However it ends, replicas stop working on the job.
         """
+        dispatch, progress = self._dispatch, self._progress
+        num_unfinished = len(self._samples)
         try:
-            while not all(sample.is_finished for sample in self._samples):
-                for output in await self._next_outputs():
-                    yield await self._advance(output)
-            yield self._last_message()
+            while num_unfinished:
+                try:
+                    outputs = await dispatch.take()
+                finally:
+                    progress.replica = dispatch.replica
+                for output in outputs:
+                    delta = self._advance(output)
+                    num_unfinished -= bool(delta.finish_reason)
+                    message = self._message(delta=delta)
+                    if output.prompt_logprobs:
+                        # A long prompt has a million candidates.
+                        logprobs = output.prompt_logprobs
+                        await asyncio.to_thread(add_bytes, logprobs, self._job.model.codec)
+                        message.prompt_logprobs.extend(logprobs)
+                    yield message
+            yield self._message(usage=progress.usage(), timings=progress.timings())
         finally:
-            self._dispatch.cancel()
+            dispatch.cancel()
 
-    async def _next_outputs(self) -> list[internal.SampleOutput]:
-        try:
-            return await self._dispatch.take()
-        finally:
-            self._progress.replica = self._dispatch.replica
-
-    async def _advance(self, output: internal.SampleOutput) -> Message:
-        if output.HasField("started") and self._progress.started_at is None:
+    def _advance(self, output: internal.SampleOutput) -> pb.Delta:
+        progress = self._progress
+        if progress.started_at is None and output.HasField("started"):
             # Not where a sample goes on: there, its own output counts as prompt.
-            self._progress.cached_prompt_tokens = output.started.cached_prompt_tokens
-            self._progress.started_at = self._dispatch.sent_at + output.started.queue_s
+            progress.cached_prompt_tokens = output.started.cached_prompt_tokens
+            progress.started_at = self._dispatch.sent_at + output.started.queue_s
         sample = self._samples[output.index]
         delta = sample.push(output)
         if sample.is_finished:
             self._dispatch.drop(output.index)
-        self._progress.count(delta)
-        message = self._kind(
-            request_id=self._job.options.request_id, model=self._job.model.name, delta=delta
-        )
-        if output.prompt_logprobs:
-            # A long prompt has a million candidates.
-            await asyncio.to_thread(add_bytes, output.prompt_logprobs, self._job.model.codec)
-            message.prompt_logprobs.extend(output.prompt_logprobs)
-        return message
+        progress.count(delta)
+        return delta
 
-    def _last_message(self) -> Message:
-        return self._kind(
-            request_id=self._job.options.request_id,
-            model=self._job.model.name,
-            usage=self._progress.usage(),
-            timings=self._progress.timings(),
-        )
+    def _message(self, **content: Any) -> Message:
+        return self._kind(request_id=self._request_id, model=self._model, **content)

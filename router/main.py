@@ -6,6 +6,7 @@ When it is listening, it prints one line of JSON, such as
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -65,7 +66,10 @@ async def _serve(settings: Settings, redis_url: str) -> None:
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
-    print(json.dumps(await router.start()), flush=True)
+    addresses = await router.start()
+    # What there is now stays: nobody need look for garbage in it, with all requests waiting.
+    gc.freeze()
+    print(json.dumps(addresses), flush=True)
     try:
         await router.serve_until(told_to_stop)
     finally:

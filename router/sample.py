@@ -38,6 +38,15 @@ class Sample:
 
     def push(self, output: internal.SampleOutput) -> pb.Delta:
         """What `output` adds to the sample, which must not be finished."""
+        if self._stop_strings.is_idle and not (output.finish_reason or output.logprobs):
+            token_ids = output.token_ids
+            self.num_tokens += len(token_ids)
+            text = self._detokenizer.push(token_ids)
+            return pb.Delta(index=self._index, token_ids=token_ids, text=text)
+        return self._push_each(output)
+
+    def _push_each(self, output: internal.SampleOutput) -> pb.Delta:
+        """The same for whatever may end the sample, or has log-probabilities."""
         delta = pb.Delta(index=self._index)
         texts: list[str] = []
         for position, token_id in enumerate(output.token_ids):

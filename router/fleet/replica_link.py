@@ -15,7 +15,9 @@ from cluster.registry import ReplicaRecord
 from router.fleet.breaker import Breaker
 from router.fleet.load_estimate import Booking, LoadEstimate
 from router.fleet.outbox import Outbox
+from router.fleet.rounds import Rounds
 from router.fleet.ticket import Ticket
+from router.patience import Patience
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,7 @@ class ReplicaLink:
         self._probe: int | None = None
         """Handle of the request that tries whether the replica works again."""
         self._outbox = Outbox()
+        self._rounds = Rounds(self._hand_on)
         self._bookings: dict[int, Booking] = {}
         self._reserved: Booking | None = None
         self._log = log.bind(replica=record.member, address=record.address)
@@ -137,9 +140,10 @@ class ReplicaLink:
             stream = ReplicaServiceStub(channel).Connect()
             sender = asyncio.create_task(self._send(stream, self._outbox))
             try:
-                self._greet((await self._read(stream)).hello)
-                while True:
-                    self._receive(await self._read(stream))
+                async with Patience(self._silence_s) as patience:
+                    self._greet((await patience.wait(self._read(stream))).hello)
+                    while True:
+                        self._receive(await patience.wait(self._read(stream)))
             finally:
                 sender.cancel()
                 stream.cancel()
@@ -153,8 +157,7 @@ class ReplicaLink:
 
     async def _read(self, stream: Stream) -> internal.ConnectResponse:
         try:
-            async with asyncio.timeout(self._silence_s):
-                frame = await stream.read()
+            frame = await stream.read()
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 raise StaleReplica(error.details()) from error
@@ -170,19 +173,24 @@ class ReplicaLink:
         self._log.info("stream to replica open")
 
     def _receive(self, frame: internal.ConnectResponse) -> None:
-        if frame.outputs:
-            self._note_answer()
-        for output in frame.outputs:
-            if ticket := self._tickets.get(output.handle):
-                self.estimate.begin(self._bookings[output.handle])
-                ticket.put_output(output)
-        for end in frame.ends:
-            if ticket := self._release(end.handle):
-                ticket.put_end(end)
+        if frame.outputs or frame.ends:
+            self._rounds.add(frame)
         if frame.HasField("load"):
             self.estimate.report(frame.load)
             self._accepting = not frame.load.draining
             self._on_change()
+
+    def _hand_on(self, frame: internal.ConnectResponse) -> None:
+        if frame.outputs:
+            self._note_answer()
+        for output in frame.outputs:
+            handle = output.handle
+            if ticket := self._tickets.get(handle):
+                self.estimate.begin(self._bookings[handle])
+                ticket.put_output(output)
+        for end in frame.ends:
+            if ticket := self._release(end.handle):
+                ticket.put_end(end)
 
     def _note_answer(self) -> None:
         was_through = self.breaker.lets_through
@@ -209,6 +217,7 @@ class ReplicaLink:
         was_open, self._open = self._open, False
         self._set_accepting(False)
         self._outbox = Outbox()
+        self._rounds.flush()
         if self._tickets:
             self.note_fault()
         for handle in list(self._tickets):

@@ -1,18 +1,20 @@
 """What answers of both kinds of completion consist of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trunkline.v1 import inference_pb2 as pb
 
 _FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
-
+_GOES_ON: Mapping[str, None] = {"finish_reason": None, "stop_reason": None}
 
 _CACHE_SOURCES = {pb.CACHE_SOURCE_EXACT: "exact", pb.CACHE_SOURCE_SEMANTIC: "semantic"}
 
 
-def ending(delta: pb.Delta) -> dict[str, Any]:
+def ending(delta: pb.Delta) -> Mapping[str, Any]:
     """Why a choice has ended; `stop_reason` is the stop string or token id, as in vLLM."""
+    if not delta.finish_reason:
+        return _GOES_ON
     stopped_by = delta.WhichOneof("stopped_by")
     return {
         "finish_reason": _FINISH_REASONS.get(delta.finish_reason),

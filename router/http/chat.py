@@ -10,6 +10,7 @@ from trunkline.v1 import inference_pb2 as pb
 
 from router.http.answer_parts import adds_something, cache_content, ending, usage_content
 from router.http.chat_body import ChatBody
+from router.http.chunks import Chunks
 from router.http.endpoint import call_of, new_head
 from router.http.errors import json_response
 from router.http.exchange import DONE, EventStream, event, until_gone
@@ -93,13 +94,14 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     tail = {"usage": None} if with_usage else {}
+    chunks = Chunks(head, tail)
     begun: set[int] = set()
     async with aclosing(answered):
         async for _, message in answered:
             if message.HasField("delta"):
                 choice = _chunk_choice(message.delta, begun, with_logprobs=bool(body.logprobs))
                 if choice is not None:
-                    yield event({**head, "model": message.model, "choices": [choice], **tail})
+                    yield chunks.event(message.model, choice)
             elif with_usage:
                 usage = usage_content(message.usage)
                 source = cache_content([message.cache_source])

@@ -10,6 +10,7 @@ from trunkline.v1 import inference_pb2 as pb
 
 from router.call import Call
 from router.http.answer_parts import adds_something, cache_content, usage_content
+from router.http.chunks import Chunks
 from router.http.completion_body import CompletionBody
 from router.http.completion_choices import CompletionChoices
 from router.http.echo import echo_of
@@ -121,17 +122,18 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     tail = {"usage": None} if with_usage else {}
+    chunks = Chunks(head, tail)
     usage, sources = pb.Usage(), list[pb.CacheSource.ValueType]()
     async with aclosing(answered):
         async for prompt, message in answered:
-            head["model"] = message.model
             if message.prompt_logprobs:
                 choices.set_prompt_logprobs(prompt, message.prompt_logprobs)
             if message.HasField("delta"):
                 choice = choices.choice(prompt, message.delta)
                 if choice["text"] or adds_something(message.delta):
-                    yield event({**head, "choices": [choice], **tail})
+                    yield chunks.event(message.model, choice)
             else:
+                head["model"] = message.model
                 add_usage(usage, message.usage)
                 sources.append(message.cache_source)
     if with_usage:

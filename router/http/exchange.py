@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from cluster.errors import RequestError
 from router.http.errors import request_error_content
@@ -83,14 +83,14 @@ class EventStream(StreamingResponse):
                     "headers": self.raw_headers,
                 }
             )
-            await patience.wait(_send_body(send, first))
+            await patience.wait(send(_body(first)))
             try:
                 async for following in events:
-                    await patience.wait(_send_body(send, following))
+                    await patience.wait(send(_body(following)))
             except RequestError as error:
-                await patience.wait(_send_body(send, event(request_error_content(error))))
-            await patience.wait(_send_body(send, b"", more=False))
+                await patience.wait(send(_body(event(request_error_content(error)))))
+            await patience.wait(send(_body(b"", more=False)))
 
 
-async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+def _body(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

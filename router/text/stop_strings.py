@@ -24,6 +24,11 @@ class StopStrings:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not self._stops
+
     def push(self, text: str) -> StopMatch:
         """Takes the next piece of text; after a match, nothing more may be pushed."""
         if not self._stops:

@@ -1,0 +1,84 @@
+"""Handing on what a replica sends: at once, or in batches while the event loop is behind."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+Frame = TypeVar("Frame")
+
+MOST_S: Final = 0.02
+"""How long a frame is held back at most."""
+_LEAST_GAP_S: Final = 0.001
+_GAP_SHARE: Final = 0.25
+"""If nothing comes for this share of a round's time, nothing has been waiting to be read."""
+
+
+class Rounds(Generic[Frame]):
+    """Hands on frames in rounds, each of which wakes whoever waits for something in them.
+
+    A round ends when all of those have run; meanwhile nothing is read. If frames come right after
+    it, one upon the other, the loop is behind: they are collected for as long as the round took,
+    and become one round, and the tokens in them for one request one message. A loop that keeps up
+    holds nothing back.
+    """
+
+    def __init__(self, hand_on: Callable[[Frame], None]) -> None:
+        self._hand_on = hand_on
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Frame] = []
+        self._is_under_way = False
+        self._ended_at = 0.0
+        """When the last round has ended, on time.monotonic()."""
+        self._gap_s = 0.0
+        self._collect_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, frame: Frame) -> None:
+        """The next frame."""
+        self._waiting.append(frame)
+        if self._is_under_way or self._timer is not None:
+            return
+        if time.monotonic() < self._ended_at + self._gap_s:
+            self._collect()
+        else:
+            self._begin()
+
+    def flush(self) -> None:
+        """Hand on everything now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        frames, self._waiting = self._waiting, []
+        for frame in frames:
+            self._hand_on(frame)
+
+    def _collect(self) -> None:
+        """Wait for one more frame, if there is time."""
+        if time.monotonic() + self._gap_s < self._collect_until:
+            self._timer = self._loop.call_later(self._gap_s, self._look, len(self._waiting))
+        else:
+            self._begin()
+
+    def _look(self, num_waiting: int) -> None:
+        self._timer = None
+        if len(self._waiting) > num_waiting:
+            self._collect()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._is_under_way = True
+        began_at = time.monotonic()
+        self.flush()
+        # It comes after all that has just been woken.
+        self._loop.call_soon(self._end, began_at)
+
+    def _end(self, began_at: float) -> None:
+        self._is_under_way = False
+        self._ended_at = now = time.monotonic()
+        longest_s = min(now - began_at, MOST_S)
+        self._gap_s = max(_GAP_SHARE * longest_s, _LEAST_GAP_S)
+        self._collect_until = now + longest_s
+        if self._waiting:
+            self._collect()
