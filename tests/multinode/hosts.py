@@ -61,11 +61,7 @@ class Host:
 
     def kill(self) -> None:
         """End all its processes at once, as a loss of power does."""
-        while found := self.processes():
-            for process in found:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(found, timeout=1.0)
+        _kill_all(self.name)
 
     def clear(self) -> None:
         """Empty its disk."""
@@ -158,17 +154,28 @@ def _remove_stale() -> None:
     for name in namespaces + [link.rstrip(":").partition("@")[0] for link in links]:
         pid = name.partition("-")[0].removeprefix(_PREFIX)
         if name.startswith(_PREFIX) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            # The run may have been killed when the namespace was half made or half removed.
-            with suppress(subprocess.CalledProcessError, psutil.NoSuchProcess):
-                for process in _processes(name) if name in namespaces else []:
-                    process.kill()
+            if name in namespaces:
+                _kill_all(name)
             _remove(name)
+
+
+def _kill_all(namespace: str) -> None:
+    """End what runs in it, also what is being started."""
+    while found := _processes(namespace):
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=1.0)
 
 
 def _processes(namespace: str) -> list[psutil.Process]:
     """Those that live in it."""
     found = []
-    for pid in _ip("netns", "pids", namespace).split():
+    try:
+        pids = _ip("netns", "pids", namespace)
+    except subprocess.CalledProcessError:
+        return []  # a run that was killed may have left a name without a namespace
+    for pid in pids.split():
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(pid))
             if process.status() != psutil.STATUS_ZOMBIE:
