@@ -26,7 +26,8 @@ SETTINGS: dict[str, Any] = {
     "engine": ENGINE | {"parallel": {"pipeline": 2}},
     "replica": {"num_cpus": 1},
     "ray": {"num_cpus": 1},
-    "router": {"replica_silence_s": 3.0},
+    # What was under way finds no other replica, and does not wait long for one.
+    "router": {"replica_silence_s": 3.0, "max_waiting_s": 5.0},
 }
 
 
