@@ -16,7 +16,7 @@ class Chunk(NamedTuple):
     incarnation: int
     """The sequence's, when this was planned."""
     samples: bool
-    """Whether it reaches the sequence's end, so that a token is sampled."""
+    """Whether it reaches the sequence's end, so that a token is sampled; never for embeddings."""
     num_scored: int
     """How many of its first tokens are followed by one whose log-probability is asked for."""
 
@@ -24,7 +24,8 @@ class Chunk(NamedTuple):
     def next_of(cls, sequence: Sequence, length: int) -> "Chunk":
         """The next tokens of a sequence to be handed to a step."""
         start = sequence.num_scheduled
-        samples = start + length == len(sequence.token_ids)
+        is_last = start + length == len(sequence.token_ids)
+        samples = is_last and not sequence.group.request.embed
         scored = _num_scored(sequence, start, length) if start < sequence.num_prompt else 0
         return cls(sequence, start, length, sequence.incarnation, samples, scored)
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from time import monotonic
 
-from workers.engine.batch import Batch
+from workers.engine.batch import Batch, Chunk
+from workers.engine.mean_pool import Doubles
 from workers.engine.model_runner import Sample, StepResult
 from workers.engine.request import FinishReason, SampleOutput, Started
 from workers.engine.scheduler import Scheduler
@@ -44,6 +45,8 @@ class Bookkeeper:
         for chunk, logprobs in result.prompt_logprobs:
             # Assigned by position, since a preempted prompt is computed again.
             chunk.sequence.group.prompt_logprobs[chunk.start :] = logprobs
+        for chunk, row_sum in result.row_sums:
+            outputs += self._pool(chunk, row_sum)
         # All forks come first: a sample that ends with its first token gives its blocks back.
         owners = [self._owner(sample) for sample in result.samples]
         for sequence, sample in zip(owners, result.samples, strict=True):
@@ -65,13 +68,24 @@ class Bookkeeper:
         """The last output of a sample, whose blocks are given back."""
         group = sequence.group
         self._scheduler.remove(sequence)
-        if reason is FinishReason.STOP:
+        if reason is FinishReason.STOP and not group.request.embed:
             self._scheduler.output_length.observe(sequence.num_output)
         output = _output(sequence, token_ids)
         output.finish_reason = reason
         output.error = error
         output.request_done = not group.live
         return output
+
+    def _pool(self, chunk: Chunk, row_sum: Doubles) -> list[SampleOutput]:
+        """Add a chunk's rows to the embedding of its prompt, and end with that if it is whole."""
+        sequence, group = chunk.sequence, chunk.sequence.group
+        group.mean_pool.add(chunk.start, chunk.length, row_sum)
+        if chunk.end < len(sequence.token_ids):
+            return []
+        output = self._end(sequence, FinishReason.STOP, [])
+        output.embedding = group.mean_pool.embedding()
+        output.started, group.started = group.started, None
+        return [output]
 
     def _owner(self, sample: Sample) -> Sequence:
         """The sequence that the sampled token goes to: a new one when the request forks."""

@@ -38,6 +38,7 @@ class Intake:
         if params.n > self._max_num_seqs:
             raise invalid("n", params.n, f"at most {self._max_num_seqs} samples at a time")
         self._check_generated(request)
+        self._check_embed(request)
         max_output = self._output_room(request)
         if request.num_generated >= max_output:
             accepted = f"fewer than the {max_output} tokens that a sample may have"
@@ -60,13 +61,28 @@ class Intake:
             accepted = "nothing where tokens have been generated"
             raise invalid("prompt_top_logprobs", params.prompt_top_logprobs, accepted)
 
+    def _check_embed(self, request: Request) -> None:
+        """Nothing is sampled for an embedding, which is of a prompt that a client sent."""
+        params = request.params
+        if not request.embed:
+            return
+        if params.n != 1:
+            raise invalid("n", params.n, "1 where an embedding is asked for")
+        if request.num_generated:
+            accepted = "0 where an embedding is asked for"
+            raise invalid("num_generated", request.num_generated, accepted)
+        if params.prompt_top_logprobs is not None:
+            accepted = "nothing where an embedding is asked for"
+            raise invalid("prompt_top_logprobs", params.prompt_top_logprobs, accepted)
+
     def _output_room(self, request: Request) -> int:
         num_prompt = len(request.prompt_token_ids) - request.num_generated
         limit = self._max_model_len
         room = limit - num_prompt
         if not num_prompt or room < 1:
             raise invalid("prompt", f"{num_prompt} tokens", f"1 to {limit - 1} tokens")
-        max_output = room if request.params.max_tokens is None else request.params.max_tokens
+        wanted = 1 if request.embed else request.params.max_tokens
+        max_output = room if wanted is None else wanted
         if max_output > room:
             accepted = f"at most {room} beside {num_prompt} prompt tokens (context of {limit})"
             raise invalid("max_tokens", max_output, accepted)

@@ -7,6 +7,7 @@ import torch
 
 from workers.engine.batch import Batch, Chunk
 from workers.engine.logprobs import token_logprobs
+from workers.engine.mean_pool import Doubles
 from workers.engine.rank_runner import RankRunner
 from workers.engine.request import TokenLogprob
 from workers.engine.sampler import Draw, Sampler
@@ -28,6 +29,7 @@ class Sample(NamedTuple):
 
 
 ChunkLogprobs = tuple[Chunk, list[TokenLogprob]]
+ChunkSum = tuple[Chunk, Doubles]
 
 
 class StepResult(NamedTuple):
@@ -35,6 +37,8 @@ class StepResult(NamedTuple):
 
     samples: list[Sample]
     prompt_logprobs: list[ChunkLogprobs]
+    row_sums: list[ChunkSum]
+    """Of prompts to embed: the sum of the chunk's hidden states, float64 [hidden_size]."""
     failed: list[Sequence]
     """Those whose values are not finite; they have nothing else."""
 
@@ -95,8 +99,9 @@ class ModelRunner:
             samples = self._sample(logits, [c for c in batch.chunks if c.samples], dropped)
             self._watch.lap("sample")
         prompt_logprobs = self._prompt_logprobs(hidden, submitted, dropped)
+        row_sums = _row_sums(hidden, submitted, dropped)
         self._watch.lap("forward")
-        return StepResult(samples, prompt_logprobs, failed)
+        return StepResult(samples, prompt_logprobs, row_sums, failed)
 
     def rest(self) -> bool:
         """Use a moment without steps; whether there is more to do. Raises RankLostError."""
@@ -189,6 +194,17 @@ class ModelRunner:
             for row, logprob in zip(rows, batch, strict=True):
                 found[row] = logprob
         return found
+
+
+def _row_sums(hidden: torch.Tensor, submitted: Submitted, dropped: list[Chunk]) -> list[ChunkSum]:
+    """Of the chunks of prompts to embed, from hidden states [T, H]."""
+    batch, plan = submitted
+    sums: list[ChunkSum] = []
+    for chunk, start in zip(batch.chunks, plan.query_starts.tolist(), strict=False):
+        if chunk.sequence.group.request.embed and chunk not in dropped:
+            rows = hidden[start : start + chunk.length]
+            sums.append((chunk, rows.sum(0, dtype=torch.float64).cpu().numpy()))
+    return sums
 
 
 def _sample_indices(sequence: Sequence) -> range:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from workers.engine.mean_pool import Floats
 from workers.engine.sampling_params import SamplingParams
 
 
@@ -25,6 +26,8 @@ class Request:
     output."""
     first_index: int = 0
     """Index of the first sample."""
+    embed: bool = False
+    """Wants an embedding of the prompt in place of tokens; nothing is sampled."""
 
     @property
     def sample_indices(self) -> range:
@@ -80,5 +83,7 @@ class SampleOutput:
     """With the request's first output, if asked for: one per prompt token from the second on."""
     started: Started | None = None
     """With the request's first tokens."""
+    embedding: Floats | None = None
+    """In place of tokens, if the request is for an embedding: float32 [hidden_size]."""
     request_done: bool = False
     """Whether all samples of the request have ended."""

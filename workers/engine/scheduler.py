@@ -242,8 +242,10 @@ def _rank(sequence: Sequence) -> _Rank:
 
 def may_share(sequence: Sequence) -> bool:
     """Whether the sequence may take its prefix from others: not if each token's logits are asked
-    for."""
-    return sequence.group.request.params.prompt_top_logprobs is None or sequence.num_output > 0
+    for, nor if its embedding is. The cache keeps keys and values, not hidden states."""
+    request = sequence.group.request
+    wants_all_rows = request.embed or request.params.prompt_top_logprobs is not None
+    return not wants_all_rows or sequence.num_output > 0
 
 
 def _places(group: RequestGroup) -> int:

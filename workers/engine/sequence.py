@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from workers.engine.mean_pool import MeanPool
 from workers.engine.request import Request, Started, TokenLogprob
 
 
@@ -115,3 +116,5 @@ class RequestGroup:
     started: Started | None = None
     """Until an output has told it."""
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    mean_pool: MeanPool = field(default_factory=MeanPool)
+    """What an embedding is made of, if that is what is wanted."""

@@ -44,11 +44,12 @@ def to_request(submit: internal.Submit, engine_id: str) -> Request:
         cache_salt=submit.cache_salt,
         num_generated=submit.num_generated,
         first_index=submit.first_index,
+        embed=submit.embed,
     )
 
 
 def to_output(output: SampleOutput, handle: int) -> internal.SampleOutput:
-    """New tokens, for the wire."""
+    """New tokens or an embedding, for the wire."""
     message = internal.SampleOutput(
         handle=handle,
         index=output.index,
@@ -60,6 +61,8 @@ def to_output(output: SampleOutput, handle: int) -> internal.SampleOutput:
     if output.started is not None:
         message.started.cached_prompt_tokens = output.started.cached_prompt_tokens
         message.started.queue_s = output.started.queue_s
+    if output.embedding is not None:
+        message.embedding = output.embedding.astype("<f4").tobytes()
     if output.logprobs:
         message.logprobs.extend(map(_to_logprob, output.logprobs))
     if output.prompt_logprobs:

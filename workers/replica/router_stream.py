@@ -30,8 +30,9 @@ class RouterStream:
         self._news = asyncio.Event()
 
     def put_output(self, output: internal.SampleOutput) -> None:
-        """Send new tokens of a request."""
-        num_tokens = 1 + len(output.token_ids) + len(output.prompt_logprobs)
+        """Send new tokens of a request, or its embedding, of which a value counts as a token."""
+        num_values = len(output.embedding) // 4
+        num_tokens = 1 + len(output.token_ids) + len(output.prompt_logprobs) + num_values
         self._open_frame().outputs.append(output)
         self._open_tokens += num_tokens
         self._pending_tokens += num_tokens

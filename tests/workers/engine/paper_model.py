@@ -95,7 +95,7 @@ class PaperRunner:
             for c, first in kept
             if c.num_scored
         ]
-        return StepResult(samples, logprobs, failed)
+        return StepResult(samples, logprobs, [], failed)
 
     def _write(self, plan: StepPlan) -> None:
         for block, slot in plan.save_pairs:

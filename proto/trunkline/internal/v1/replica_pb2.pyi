@@ -94,6 +94,7 @@ class Submit(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     NUM_GENERATED_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    EMBED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Chosen by the router, unique within the stream; outputs name it."""
     request_id: _builtins.str
@@ -110,6 +111,8 @@ class Submit(_message.Message):
     """
     first_index: _builtins.int
     """Index of the first of the n samples; above 0 where a request's samples go on one by one."""
+    embed: _builtins.bool
+    """Wants an embedding of the prompt in place of tokens; n is 1, and nothing is sampled."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -137,10 +140,11 @@ class Submit(_message.Message):
         cache_salt: _builtins.bytes = ...,
         num_generated: _builtins.int = ...,
         first_index: _builtins.int = ...,
+        embed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "first_index", b"first_index", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "num_generated", b"num_generated", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "embed", b"embed", "first_index", b"first_index", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "num_generated", b"num_generated", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,6 +223,7 @@ class SampleOutput(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     index: _builtins.int
     finish_reason: _inference_pb2.FinishReason.ValueType
@@ -226,6 +231,10 @@ class SampleOutput(_message.Message):
     """The token id that ended the sample, if one did."""
     position: _builtins.int
     """Tokens of the sample before these, those from other replicas included."""
+    embedding: _builtins.bytes
+    """In place of tokens, in the only output of a request to embed: the mean of the prompt's hidden
+    states after the final norm, of length 1, as float32 values in little-endian order.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -252,10 +261,11 @@ class SampleOutput(_message.Message):
         prompt_logprobs: _abc.Iterable[_inference_pb2.TokenLogprob] | None = ...,
         started: Global___Started | None = ...,
         position: _builtins.int = ...,
+        embedding: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "started", b"started", "stop_token_id", b"stop_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "started", b"started", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "embedding", b"embedding", "finish_reason", b"finish_reason", "handle", b"handle", "index", b"index", "logprobs", b"logprobs", "position", b"position", "prompt_logprobs", b"prompt_logprobs", "started", b"started", "stop_token_id", b"stop_token_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_token_id: _TypeAlias = _typing.Literal["stop_token_id"]  # noqa: Y015
     _WhichOneofArgType__stop_token_id: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id"]  # noqa: Y015
