@@ -18,8 +18,6 @@ _RUNNING_PER_WAITING = 8
 _RUN_WEIGHT = 0.1
 """Of the newest request in the moving average of how long sequences run."""
 _RUN_FIRST_S = 1.0
-_PEAK_DECAY = 0.999
-"""Of the best decode rate, with each report: what a replica did once does not hold for ever."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +49,6 @@ class LoadEstimate:
         self._clock = clock
         self._report = internal.Load()
         self._num_reports = 0
-        self._peak_decode = 0.0
         self._run_s = _RUN_FIRST_S
         self._own_sequences = 0
         self._sequences_since = 0
@@ -81,7 +78,7 @@ class LoadEstimate:
         """Take the replica's word for what it has."""
         self._report = load
         self._num_reports += 1
-        self._peak_decode = max(load.decode_tokens_per_s, _PEAK_DECAY * self._peak_decode)
+        self._rates.learn_decode(self.member, load.decode_tokens_per_s)
         self._rates.learn(self.member, load.prefill_tokens_per_s)
         self._sequences_since = self._tokens_since = 0
         self._before, self._unreported = self._unreported, Reserved()
@@ -158,7 +155,8 @@ class LoadEstimate:
 
     def _decode_ms(self, pending: int) -> float:
         """What its sequences take from the first steps of one more, which it shares with them."""
-        if not self._peak_decode:
+        best = self._rates.best_decode
+        if not best:
             return 0.0
         running = min(pending, self._report.max_running_sequences or pending)
-        return 1e3 * _FIRST_TOKENS * running / self._peak_decode
+        return 1e3 * _FIRST_TOKENS * running / best

@@ -101,3 +101,13 @@ def test_the_command_shows_policies_side_by_side(tmp_path: Path) -> None:
 def test_wrong_usage_is_told(arguments: list[str], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         run(*arguments, "--requests=5")
+
+
+def test_a_real_engine_has_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE__ENGINE__MAX_NUM_SEQS", "4")
+    file = tmp_path / "profile.json"
+    run("--measure=demo-small", f"--profile={file}")
+    profile = EngineProfile.load(file)
+    assert (profile.name, profile.max_num_seqs) == ("demo-small", 4)
+    assert sorted(profile.decode_step_ms) == [1, 2, 4]
+    assert profile.num_blocks > 0

@@ -58,3 +58,26 @@ def test_a_replica_that_is_gone_does_not_count() -> None:
     assert rates.believed("new") == 1000.0
     rates.forget("b")
     assert rates.believed("new") == 0.0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), RATES), min_size=1, max_size=30))
+def test_decodes_are_held_against_the_best_that_any_replica_has_done(
+    reports: list[tuple[str, float]],
+) -> None:
+    """One that has decoded a single sequence so far is not taken for one that can do no more."""
+    rates = PrefillRates()
+    for member, rate in reports:
+        rates.learn_decode(member, rate)
+    best = max(rate for _, rate in reports)
+    assert 0.999 ** len(reports) * best <= rates.best_decode <= best
+    for member in "abc":
+        rates.forget(member)
+    assert rates.best_decode == 0.0
+
+
+def test_a_rate_of_decoding_that_is_never_reached_again_is_forgotten() -> None:
+    rates = PrefillRates()
+    rates.learn_decode("a", 1000.0)
+    for _ in range(5000):
+        rates.learn_decode("a", 100.0)
+    assert rates.best_decode == 100.0
