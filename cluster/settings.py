@@ -77,6 +77,23 @@ class ResponseCacheSettings(Section):
         return self
 
 
+class SemanticCacheSettings(Section):
+    """Answers to prompts that mean nearly the same, for one model."""
+
+    threshold: float = Field(default=0.95, gt=0, le=1)
+    """Cosine between the embeddings of two prompts from which on one gets the other's answer. What
+    it should be depends on model and prompts: measure it."""
+    ttl_s: PositiveFloat = 3600.0
+    """How long an answer is kept."""
+    max_entries: int = Field(default=1000, ge=1, le=65536)
+    """Answers kept for one tenant, or one group of tenants, and the same options; beyond it, the
+    oldest go."""
+    embedding_model: str | None = None
+    """Name of the served model that embeds prompts; without it, the model itself."""
+    embedding_timeout_s: PositiveFloat = 10.0
+    """How long embedding a prompt may take before the request goes on without it."""
+
+
 class RouterSettings(Section):
     """The front door."""
 
@@ -142,6 +159,9 @@ class RouterSettings(Section):
     max_prompt_bytes: PositiveInt = 4 * 1024 * 1024
     """Size of the largest request message accepted."""
     response_cache: ResponseCacheSettings = ResponseCacheSettings()
+    semantic_cache: dict[str, SemanticCacheSettings] = {}
+    """By model: whether a request that could be answered from the response cache may also get the
+    answer of one that means nearly the same, and when."""
     max_index_blocks: PositiveInt = 2**21
     """KV blocks, rounded up to a power of two, of which a router knows the replicas that hold them,
     for each model. Beyond that, those not asked for or stored for longest are forgotten. Up to 28

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from trunkline.v1 import inference_pb2 as pb
 
-from cluster.settings import RouterSettings
 from cluster.tenants import Tenant
 from router.admission import Admission
 from router.auth import Authenticator
@@ -20,12 +19,11 @@ from router.fleet.served_model import ServedModel
 from router.gate import Gate
 from router.generation import Generation
 from router.job import Job, make_job
-from router.metrics import Metrics
 from router.progress import Progress
 from router.prompt import Prompt, decode, of_chat, of_generate, of_tokenize
 from router.request_log import RequestLog
 from router.response_cache.response_cache import ResponseCache
-from router.retry_budget import RetryBudget
+from router.response_cache.semantic_cache import SemanticCache
 from router.validation.checks import check_token_ids
 from router.validation.options import (
     check_options,
@@ -54,20 +52,20 @@ class InferenceService:
         gate: Gate,
         admission: Admission,
         responses: ResponseCache,
+        semantic: SemanticCache,
         models: Models,
-        metrics: Metrics,
-        settings: RouterSettings,
+        tools: DispatchTools,
     ) -> None:
         self._fleet = fleet
         self._auth = auth
         self._gate = gate
         self._admission = admission
         self._responses = responses
+        self._semantic = semantic
         self._models = models
-        self._metrics = metrics
-        self._settings = settings
-        budget = RetryBudget(settings.retry_share, settings.retry_burst)
-        self._tools = DispatchTools(metrics, budget, settings)
+        self._tools = tools
+        self._metrics = tools.metrics
+        self._settings = tools.settings
 
     @property
     def is_ready(self) -> bool:
@@ -131,7 +129,7 @@ class InferenceService:
             async def answer(model: ServedModel, is_last: bool) -> AsyncGenerator[Message, None]:
                 job = await self._admit(model, options, encode, call, tenant, request_log)
                 progress = request_log.progress
-                fresh = self._compute(kind, job, tenant, progress, is_last=is_last)
+                fresh = self._compute(kind, job, options, tenant, progress, is_last=is_last)
                 return self._responses.through(job, options, progress, kind, fresh)
 
             answered = (
@@ -144,14 +142,23 @@ class InferenceService:
                     yield message
 
     async def _compute(
-        self, kind: type[Message], job: Job, tenant: Tenant, progress: Progress, *, is_last: bool
+        self,
+        kind: type[Message],
+        job: Job,
+        given: pb.RequestOptions,
+        tenant: Tenant,
+        progress: Progress,
+        *,
+        is_last: bool,
     ) -> AsyncGenerator[Message, None]:
         if not is_last:
             check_can_begin(job)
         async with self._admission.turn(job, tenant, progress) as turn:
             dispatch = Dispatch(job, self._tools, turn.sent)
-            generation = Generation(job, dispatch, progress, kind)
-            async with aclosing(generation.messages()) as messages:
+            fresh = Generation(job, dispatch, progress, kind).messages()
+            # Within the turn, for embedding a prompt is work for replicas, too.
+            answer = self._semantic.through(job, given, progress, kind, fresh, turn.sent)
+            async with aclosing(answer) as messages:
                 async for message in messages:
                     turn.serve(progress.completion_tokens)
                     yield message

@@ -30,6 +30,8 @@ class Job:
     """On time.monotonic()."""
     deadline: float
     """On time.monotonic()."""
+    embed: bool = False
+    """Whether an embedding of the prompt is wanted, in place of tokens."""
 
     @property
     def n(self) -> int:
@@ -67,6 +69,7 @@ class Job:
             cache_salt=self.route.cache_salt,
             num_generated=len(output),
             first_index=indices.start,
+            embed=self.embed,
         )
 
 

@@ -93,6 +93,22 @@ class Metrics:
         self.response_cache_saved_tokens = self._counter(
             "response_cache_saved_tokens", "Tokens, also of prompts, not computed for it.", model
         )
+        self.semantic_cache_lookups = self._counter(
+            "semantic_cache_lookups",
+            "Requests looked for in the semantic cache: hit, miss, broken, unavailable, failed.",
+            ("model", "result"),
+        )
+        self.semantic_cache_answers = self._counter(
+            "semantic_cache_answers",
+            "Answers to be kept there: kept, too_large, unavailable.",
+            ("model", "result"),
+        )
+        self.semantic_cache_saved_tokens = self._counter(
+            "semantic_cache_saved_tokens", "Tokens not generated for it.", model
+        )
+        self.semantic_cache_embedding_time = self._histogram(
+            "semantic_cache_embedding_seconds", "Embedding a prompt to look for it.", _LATENCY_S
+        )
         self.load_exchange_failures = self._counter(
             "load_exchange_failures", "Times that other routers' load could not be read.", ()
         )

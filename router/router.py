@@ -24,6 +24,8 @@ from router.auth import Authenticator
 from router.catalog.follower import CatalogFollower
 from router.catalog.models import Models
 from router.decisions import Decisions
+from router.dispatch import DispatchTools
+from router.embedder import Embedder
 from router.fleet.breaker import Breaker, BreakerState
 from router.fleet.fleet import Fleet
 from router.fleet.load_estimate import LoadEstimate
@@ -40,6 +42,8 @@ from router.policies import POLICIES
 from router.queue.queues import Queues
 from router.quota import Quota
 from router.response_cache.response_cache import ResponseCache
+from router.response_cache.semantic_cache import SemanticCache
+from router.retry_budget import RetryBudget
 from router.router_lease import RouterLease
 
 log = structlog.get_logger(__name__)
@@ -80,15 +84,26 @@ class Router:
         self._responses = ResponseCache(
             registry.redis, registry.namespace, settings.response_cache, self.metrics
         )
+        budget = RetryBudget(settings.retry_share, settings.retry_burst)
+        tools = DispatchTools(self.metrics, budget, settings)
+        self._semantic = SemanticCache(
+            registry.redis,
+            registry.namespace,
+            settings.semantic_cache,
+            settings.response_cache,
+            self._fleet.find,
+            Embedder(tools),
+            self.metrics,
+        )
         service = InferenceService(
             self._fleet,
             self._auth,
             self._gate,
             admission,
             self._responses,
+            self._semantic,
             Models(self._fleet, self._catalog),
-            self.metrics,
-            settings,
+            tools,
         )
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
@@ -161,6 +176,7 @@ class Router:
             task.cancel()
         await self._quota.close()
         await self._responses.close()
+        await self._semantic.close()
         await self._fleet.close()
         self.metrics.close()
         log.info("router has stopped")

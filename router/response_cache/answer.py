@@ -55,6 +55,7 @@ class Recording:
         self._num_bytes = 0
         self._unfinished = set(range(n))
         self._has_failed = False
+        self._is_second_hand = False
         self._answer = internal.Answer()
         self._open: dict[int, list[pb.Delta]] = {}
 
@@ -72,12 +73,14 @@ class Recording:
             self._open.clear()
             return
         self._answer.prompt_logprobs.extend(message.prompt_logprobs)
+        self._is_second_hand |= message.cache_source != pb.CACHE_SOURCE_UNSPECIFIED
         if message.HasField("delta"):
             self._add(message.delta)
 
     def whole(self) -> internal.Answer | None:
-        """The answer, if it is one that may be given again: all of it, and without a failure."""
-        if self.is_too_large or self._unfinished or self._has_failed:
+        """The answer, if it is one that may be given again: all of it, without a failure, and made
+        by a replica for this request."""
+        if self.is_too_large or self._unfinished or self._has_failed or self._is_second_hand:
             return None
         return self._answer
 

@@ -53,6 +53,11 @@ def request_key(
     return digest.digest()
 
 
+def scope_of(cache_salt: bytes) -> str:
+    """Name of those who may see each other's answers."""
+    return blake2b(cache_salt, digest_size=16, person=b"trunkline scope").hexdigest()
+
+
 def _is_greedy(sampling: sampling_pb2.SamplingParams) -> bool:
     return sampling.HasField("temperature") and sampling.temperature == 0.0
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -20,7 +19,8 @@ from router.pause import Pause
 from router.progress import Progress
 from router.response_cache.answer import BrokenAnswerError, Recording, seal, unseal
 from router.response_cache.answer_store import AnswerStore
-from router.response_cache.request_key import is_repeatable, request_key
+from router.response_cache.replay import replay
+from router.response_cache.request_key import is_repeatable, request_key, scope_of
 
 Message = TypeVar("Message", pb.GenerateResponse, pb.ChatResponse)
 
@@ -95,7 +95,7 @@ class ResponseCache:
             place = _place_of(job)
             answer = await self._find(place)
             if answer is not None:
-                for message in _messages(answer, job, progress, kind):
+                for message in replay(answer, job, progress, kind, pb.CACHE_SOURCE_EXACT):
                     yield message
                 saved = progress.prompt_tokens + progress.completion_tokens
                 self._metrics.response_cache_saved_tokens.labels(place.model).inc(saved)
@@ -162,26 +162,6 @@ class ResponseCache:
 
 def _place_of(job: Job) -> _Place:
     card, salt = job.model.card, job.route.cache_salt
-    scope = blake2b(salt, digest_size=16, person=b"trunkline scope").hexdigest()
-    return _Place(card.name, scope, request_key(card, job.prompt_token_ids, job.options, salt))
-
-
-def _messages(
-    answer: internal.Answer, job: Job, progress: Progress, kind: type[Message]
-) -> list[Message]:
-    """A kept answer as the messages of this request."""
-    request_id, model = job.options.request_id, job.model.name
-    messages: list[Message] = []
-    for delta in answer.deltas:
-        progress.count(delta)
-        messages.append(kind(request_id=request_id, model=model, delta=delta))
-    messages[0].prompt_logprobs.extend(answer.prompt_logprobs)
-    last = kind(
-        request_id=request_id,
-        model=model,
-        usage=progress.usage(),
-        timings=progress.timings(),
-        cache_source=pb.CACHE_SOURCE_EXACT,
+    return _Place(
+        card.name, scope_of(salt), request_key(card, job.prompt_token_ids, job.options, salt)
     )
-    messages.append(last)
-    return messages

@@ -1,6 +1,7 @@
 """A replica without an engine: it answers with tokens that a test has laid out."""
 
 import asyncio
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -43,6 +44,8 @@ class Script:
     """Send each output again, together with the next one."""
     skip: int | None = None
     """The output that is left out."""
+    embed: Callable[[Sequence[int]], Sequence[float]] = lambda _: (1.0, 0.0)
+    """The embedding of a prompt, of length 1."""
     started: internal.Started = field(
         default_factory=lambda: internal.Started(cached_prompt_tokens=2, queue_s=1e-6)
     )
@@ -204,7 +207,15 @@ class _Stream:
 
 
 def _steps(submit: internal.Submit, script: Script) -> list[list[internal.SampleOutput]]:
-    """Outputs of all samples, step by step."""
+    """Outputs of all samples, step by step; only one of a request to embed."""
+    if submit.embed:
+        values = script.embed(submit.prompt_token_ids)
+        embedding = struct.pack(f"<{len(values)}f", *values)
+        reason = pb.FINISH_REASON_STOP
+        output = internal.SampleOutput(
+            handle=submit.handle, embedding=embedding, finish_reason=reason
+        )
+        return [[output]]
     tokens = list(script.answer)
     if script.stop_token_id is not None:
         tokens.append(script.stop_token_id)
