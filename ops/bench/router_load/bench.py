@@ -3,17 +3,26 @@
 import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ops.bench.peers.engine_spec import OURS
+from ops.bench.peers.process import PeerError
 from ops.bench.report import Row
-from ops.bench.router_load.children import Child, apply, child, router_before
+from ops.bench.router_load.children import (
+    Child,
+    apply,
+    child,
+    router_before,
+    sglang_router_before,
+)
 from ops.bench.router_load.load import Load, Outcome, Protocol
 
 _TOKENS = 64
-_PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
+_PEER: Final = "sglang-router"
 _SHORT_CLIENTS = 8
 _WARM_UP_REQUESTS = 64
 
@@ -38,10 +47,10 @@ class Paced(NamedTuple):
 class Sizes:
     """How much is measured in one run."""
 
-    paced: Sequence[Paced] = (Paced(1, 5, 16), Paced(32, 20, 160), Paced(512, 200, 1024))
-    flooded: Mapping[int, int] = field(default_factory=lambda: {32: 640, 512: 2048})
+    paced: Sequence[Paced] = (Paced(1, 5, 16), Paced(32, 20, 96), Paced(512, 200, 512))
+    flooded: Mapping[int, int] = field(default_factory=lambda: {32: 320, 512: 1024})
     """Requests by streams, where replicas are as fast as they can."""
-    short_requests: int = 2000
+    short_requests: int = 1000
 
 
 @dataclass(slots=True)
@@ -78,23 +87,29 @@ class Figures:
 def bench_load(runs: int, sizes: Sizes | None = None) -> list[Row]:
     """Added time to first token, and CPU time for tokens and for requests.
 
-    Raises ChildFailed if a process or a request fails.
+    Beside SGLang's router, if `make bench-peers` has installed it; if not, that is printed. Raises
+    ChildFailed if a process or a request fails.
     """
     return asyncio.run(_measure(runs, sizes or Sizes()))
 
 
 async def _measure(runs: int, sizes: Sizes) -> list[Row]:
-    figures = Figures()
-    with tempfile.TemporaryDirectory() as directory:
-        async with (
-            child("ops.bench.router_load.replica") as replica,
-            router_before(replica, Path(directory)) as router,
-        ):
-            for protocol in _PROTOCOLS:
-                await _warm_up(protocol, router)
-            for _, protocol in product(range(runs), _PROTOCOLS):
-                await _measure_once(protocol, sizes, router, replica, figures)
-    return figures.rows("trunkline")
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        replica = await stack.enter_async_context(child("ops.bench.router_load.replica"))
+        ours = await stack.enter_async_context(router_before(replica, directory))
+        turns: list[tuple[str, Protocol, Child]] = [(OURS, "grpc", ours), (OURS, "http", ours)]
+        try:
+            peer = await stack.enter_async_context(sglang_router_before(replica, directory))
+            turns.append((_PEER, "http", peer))
+        except PeerError as error:
+            print(f"{_PEER}: {error}")
+        figures = {engine: Figures() for engine, *_ in turns}
+        for _, protocol, router in turns:
+            await _warm_up(protocol, router)
+        for _, (engine, protocol, router) in product(range(runs), turns):
+            await _measure_once(protocol, sizes, router, replica, figures[engine])
+    return [row for engine, found in figures.items() for row in found.rows(engine)]
 
 
 async def _warm_up(protocol: Protocol, router: Child) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import socket
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -18,11 +19,14 @@ from cluster.model_card import ModelCard
 from cluster.redis_client import connect
 from cluster.redis_server import RedisServer
 from cluster.registry import Registry, ReplicaRecord
+from ops.bench.peers.process import PeerError
+from ops.bench.peers.venvs import python
 from ops.bench.router_load.load import Load, Outcome
 
 MODEL: Final = "bench"
 _LEASE_S = 3600.0
-_START_S = 30.0
+_START_S = 60.0
+_POLL_S = 0.2
 _VOCAB_SIZE = 256
 
 
@@ -49,15 +53,23 @@ async def child(*arguments: str, log: int | None = None) -> AsyncIterator[Child]
 
     Raises ChildFailed.
     """
-    command = tied([sys.executable, "-m", *arguments])
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=log)
-    assert process.stdout is not None, "it was asked for"
-    try:
+    command = [sys.executable, "-m", *arguments]
+    async with _running(command, stdout=PIPE, stderr=log) as process:
+        assert process.stdout is not None, "it was asked for"
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
         if not line:
             raise ChildFailed(f"{arguments[0]}: exit code {await process.wait()}")
         yield Child(process.pid, json.loads(line))
+
+
+@asynccontextmanager
+async def _running(
+    command: Sequence[str], *, stdout: int | None, stderr: int | None
+) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(*tied(command), stdout=stdout, stderr=stderr)
+    try:
+        yield process
     finally:
         if process.returncode is None:
             process.terminate()
@@ -83,6 +95,48 @@ async def router_before(replica: Child, directory: Path) -> AsyncIterator[Child]
                 yield router
     finally:
         await redis.stop()
+
+
+@asynccontextmanager
+async def sglang_router_before(replica: Child, directory: Path) -> AsyncIterator[Child]:
+    """SGLang's router, which passes HTTP on. Raises PeerError if it is not installed or fails."""
+    port = _free_port()
+    command = [
+        *(str(python("sglang_router")), "-m", "sglang_router.launch_router"),
+        *("--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(_free_port())),
+        *("--worker-urls", f"http://{replica.addresses['http']}", "--log-level", "error"),
+        *("--max-concurrent-requests", "4096"),
+    ]
+    log_file = directory / "sglang_router.log"
+    with log_file.open("wb") as log:
+        async with _running(command, stdout=log.fileno(), stderr=log.fileno()) as process:
+            for _ in range(int(_START_S / _POLL_S)):
+                if process.returncode is not None:
+                    break
+                if await _is_healthy(port):
+                    yield Child(process.pid, {"http": f"127.0.0.1:{port}"})
+                    return
+                await asyncio.sleep(_POLL_S)
+    last = _last_line(log_file.read_bytes().splitlines())
+    raise PeerError(f"it does not come up: {last}")
+
+
+async def _is_healthy(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return False
+    writer.write(b"GET /readiness HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer.startswith(b"HTTP/1.1 200")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def apply(address: str, load: Load) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from time import perf_counter
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -28,13 +29,13 @@ class Seen(NamedTuple):
 class Client(Protocol):
     """Asks in one of three ways, with a prompt and the length of the answer."""
 
-    async def stream(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def stream(self, prompt: str, max_tokens: int) -> Seen:
         """Tokens as they come."""
 
-    async def whole(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def whole(self, prompt: str, max_tokens: int) -> Seen:
         """One answer for all tokens."""
 
-    async def tokenize(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def tokenize(self, prompt: str, max_tokens: int) -> Seen:
         """No model at all."""
 
 
@@ -46,9 +47,9 @@ class GrpcClient:
         self._channel = grpc.aio.insecure_channel(address, options)
         self._stub = InferenceStub(self._channel)
 
-    async def stream(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def stream(self, prompt: str, max_tokens: int) -> Seen:
         """Tokens as they come. Raises grpc.aio.AioRpcError."""
-        request = pb.GenerateRequest(model=_MODEL, token_ids=pb.TokenIds(ids=prompt))
+        request = pb.GenerateRequest(model=_MODEL, prompt=prompt)
         request.options.stop.max_tokens = max_tokens
         request.options.stop.ignore_eos = True
         start = perf_counter()
@@ -60,15 +61,14 @@ class GrpcClient:
                 tokens += len(message.delta.token_ids)
         return Seen(first_s, messages, tokens)
 
-    async def whole(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def whole(self, prompt: str, max_tokens: int) -> Seen:
         """The same: this protocol knows streams only."""
         return await self.stream(prompt, max_tokens)
 
-    async def tokenize(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def tokenize(self, prompt: str, max_tokens: int) -> Seen:
         """The tokens of a text. Raises grpc.aio.AioRpcError."""
         start = perf_counter()
-        text = "".join(chr(TOKEN + token % 26) for token in prompt)
-        await self._stub.Tokenize(pb.TokenizeRequest(model=_MODEL, text=text))
+        await self._stub.Tokenize(pb.TokenizeRequest(model=_MODEL, text=prompt))
         return Seen(perf_counter() - start, 0, 0)
 
     async def __aenter__(self) -> Self:
@@ -93,35 +93,40 @@ class HttpClient:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
-    async def stream(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def stream(self, prompt: str, max_tokens: int) -> Seen:
         """Tokens as they come. Raises ValueError for anything but a stream."""
         start = perf_counter()
         await self._ask(prompt, max_tokens, stream=True)
         first_s, messages, tokens = 0.0, 0, 0
-        while (line := await self._reader.readline()) != b"data: [DONE]\n":
-            if not line:
-                raise ValueError("the stream ended before its end event")
-            if line.startswith(b"data: ") and (text := _TEXT.search(line)):
+        async for event in self._events():
+            if text := _TEXT.search(event):
                 first_s = first_s or perf_counter() - start
                 messages += bool(text[1])
                 tokens += len(text[1])
-        while await self._reader.readline() != b"0\r\n":
-            pass
-        await self._reader.readline()
         return Seen(first_s, messages, tokens)
 
-    async def whole(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def _events(self) -> AsyncIterator[bytes]:
+        """A body that comes in chunks, which need not be events."""
+        rest = b""
+        while size := int(await self._reader.readline(), 16):
+            chunk = await self._reader.readexactly(size + 2)
+            *events, rest = (rest + chunk[:-2]).split(b"\n\n")
+            for event in events:
+                yield event
+        await self._reader.readline()
+
+    async def whole(self, prompt: str, max_tokens: int) -> Seen:
         """All tokens at once."""
         start = perf_counter()
         body = await self._reader.readexactly(await self._ask(prompt, max_tokens, stream=False))
         text = json.loads(body)["choices"][0]["text"]
         return Seen(perf_counter() - start, 1, len(text))
 
-    async def tokenize(self, prompt: list[int], max_tokens: int) -> Seen:
+    async def tokenize(self, prompt: str, max_tokens: int) -> Seen:
         """Not to be had over this protocol."""
         raise NotImplementedError
 
-    async def _ask(self, prompt: list[int], max_tokens: int, *, stream: bool) -> int:
+    async def _ask(self, prompt: str, max_tokens: int, *, stream: bool) -> int:
         """Send a request and read the answer's head; returns the length of its body, if told."""
         content = {
             "model": _MODEL,

@@ -11,15 +11,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from random import Random
+from string import ascii_letters
 
 import uvloop
 
 from ops.bench.router_load.clients import Client, GrpcClient, HttpClient, Seen
 from ops.bench.router_load.load import Load, Outcome
+from ops.bench.router_load.pace import first_letter
 
 _CHANNELS = 8
 _PROMPT_TOKENS = 32
-_VOCAB_SIZE = 256
 
 
 async def run_load(address: str, load: Load) -> Outcome:
@@ -56,12 +57,16 @@ async def run_load(address: str, load: Load) -> Outcome:
 async def _one_after_the_other(
     client: Client, load: Load, next_number: Callable[[], int], wait_s: float
 ) -> list[Seen]:
-    await asyncio.sleep(wait_s)
-    ask: Callable[[list[int], int], Awaitable[Seen]] = getattr(client, load.kind)
+    ask: Callable[[str, int], Awaitable[Seen]] = getattr(client, load.kind)
     seen = []
     while (number := next_number()) < load.requests:
+        await asyncio.sleep(wait_s)
         random = Random(number)
-        prompt = [load.interval_ms, *random.choices(range(_VOCAB_SIZE), k=_PROMPT_TOKENS - 1)]
+        # Not in step with the steps, in which the request before has ended.
+        wait_s = random.uniform(0, 2 * load.interval_ms / 1000)
+        prompt = first_letter(load.interval_ms) + "".join(
+            random.choices(ascii_letters, k=_PROMPT_TOKENS - 1)
+        )
         one = await ask(prompt, load.max_tokens)
         if load.kind != "tokenize" and one.tokens != load.max_tokens:
             raise ValueError(f"tokens: got {one.tokens}, expected {load.max_tokens}")

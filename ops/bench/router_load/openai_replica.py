@@ -32,7 +32,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 continue
             request = json.loads(body)
             if request.get("stream"):
-                await _send_events(writer, request["prompt"][0], request["max_tokens"])
+                await _send_events(writer, ord(request["prompt"][0]), request["max_tokens"])
             else:
                 await _send_whole(writer, _whole(request["max_tokens"]))
     except (ConnectionError, asyncio.IncompleteReadError):
@@ -42,11 +42,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[str, int] | None:
-    """Path and length of the body of the next request; None if there is none."""
+    """Path and length of the body of the next request; None if none comes."""
     line = await reader.readline()
-    if not line:
+    words = line.split()
+    if len(words) != 3:  # the end, or another protocol
         return None
-    path, size = line.split()[1].decode(), 0
+    path, size = words[1].decode(), 0
     while (line := await reader.readline()).strip():
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
@@ -61,11 +62,11 @@ async def _send_whole(writer: asyncio.StreamWriter, content: Mapping[str, Any]) 
     await writer.drain()
 
 
-async def _send_events(writer: asyncio.StreamWriter, prompt: int, max_tokens: int) -> None:
+async def _send_events(writer: asyncio.StreamWriter, first_token: int, max_tokens: int) -> None:
     writer.write(_STREAM)
     for position in range(max_tokens):
         if position:
-            await asyncio.sleep(interval_s(prompt))
+            await asyncio.sleep(interval_s(first_token))
         reason = "length" if position + 1 == max_tokens else None
         content = {**_answer_of(1, reason), "object": "text_completion"}
         writer.write(_chunk(b"data: " + json.dumps(content).encode() + b"\n\n"))

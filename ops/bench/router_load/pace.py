@@ -8,7 +8,10 @@ Step = Callable[[], Awaitable[bool]]
 """Sends a token of every sequence; whether there are sequences left."""
 
 TOKEN: Final = ord("a")
-"""The only token that there is: a letter."""
+"""All output: a letter. So are prompts, of which each letter is a token of its own code."""
+
+_ZERO = ord("0")
+_UNIT_MS = 5
 
 
 async def run_steps(interval_s: float, step: Step) -> None:
@@ -21,6 +24,14 @@ async def run_steps(interval_s: float, step: Step) -> None:
         await asyncio.sleep(due - loop.time())
 
 
-def interval_s(prompt: int) -> float:
-    """A prompt's first token tells the milliseconds of the steps that its output is made in."""
-    return prompt / 1000
+def first_letter(interval_ms: int) -> str:
+    """What a prompt begins with whose output is made in steps of so many milliseconds.
+
+    A multiple of 5, at most 200.
+    """
+    return chr(_ZERO + interval_ms // _UNIT_MS)
+
+
+def interval_s(first_token: int) -> float:
+    """The same, from the first token of a prompt."""
+    return (first_token - _ZERO) * _UNIT_MS / 1000

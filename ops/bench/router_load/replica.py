@@ -4,7 +4,7 @@ When it listens, it prints one line of JSON with three addresses: `replica` is w
 to, `grpc` and `http` answer clients themselves, which is what routers are compared with.
 
 The first token of a request comes at once; of all others, those of one router come in one frame for
-each step, as from an engine. The first token of a prompt tells how long steps are.
+each step, as from an engine. The first letter of a prompt tells how long steps are.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ class _Inference(InferenceServicer):
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
         """As a router answers, without one."""
-        length_s = interval_s(request.token_ids.ids[0])
+        length_s = interval_s(ord(request.prompt[0]))
         max_tokens = request.options.stop.max_tokens
         for position in range(max_tokens):
             if position:

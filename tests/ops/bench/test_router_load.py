@@ -6,7 +6,8 @@ from ops.bench.router_load.bench import Paced, Sizes, bench_load
 
 
 def test_all_figures_of_both_protocols_are_measured() -> None:
-    rows = bench_load(1, Sizes(paced=(Paced(2, 1, 4),), flooded={2: 4}, short_requests=4))
+    rows = bench_load(1, Sizes(paced=(Paced(2, 5, 4),), flooded={2: 4}, short_requests=4))
+    rows = [row for row in rows if row.engine == "trunkline"]
     assert all(math.isfinite(row.median) for row in rows)
     for protocol in ("grpc", "http"):
         metrics = [(r.work, r.metric) for r in rows if r.work.startswith(f"{protocol}, ")]
