@@ -28,6 +28,7 @@ from trunkline.options import Options
 from trunkline.retry import RetryPolicy
 from trunkline.stream import Stream
 from trunkline.types import (
+    CacheSource,
     Candidate,
     Delta,
     FinishReason,
@@ -42,6 +43,7 @@ __all__ = [
     "TLS",
     "AsyncClient",
     "AsyncStream",
+    "CacheSource",
     "Candidate",
     "Client",
     "DeadlineExceededError",

@@ -159,7 +159,7 @@ class Client:
 
         >>> with Client(address) as client:
         ...     client.models()
-        [Model(name='fake', max_model_len=512, vocab_size=256, ready_replicas=1)]
+        [Model(name='fake', max_model_len=512, vocab_size=256, ready_replicas=1, models=())]
         """
         request = pb.ListModelsRequest()
         answer = self._answer(

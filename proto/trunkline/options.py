@@ -53,6 +53,8 @@ class Options(TypedDict, total=False):
     """Names the request in the server's log; drawn by the router by default."""
     session_id: str | None
     """Requests of one session go to one replica, where the server keeps sessions together."""
+    no_response_cache: bool | None
+    """Neither take a kept answer nor have this one kept."""
 
 
 _PATHS: Final = {
@@ -79,6 +81,7 @@ _PATHS: Final = {
     "metadata": "metadata",
     "request_id": "request_id",
     "session_id": "session_id",
+    "no_response_cache": "no_response_cache",
 }
 
 

@@ -4,7 +4,15 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from trunkline.errors import InternalError, TrunklineError, UnavailableError
-from trunkline.types import Delta, FinishReason, Timings, TokenLogprob, Usage
+from trunkline.types import (
+    CacheSource,
+    Delta,
+    FinishReason,
+    Timings,
+    TokenLogprob,
+    Usage,
+    cache_source,
+)
 from trunkline.v1 import inference_pb2 as pb
 
 Request: TypeAlias = pb.GenerateRequest | pb.ChatRequest
@@ -82,6 +90,7 @@ class Received:
         self._samples: dict[int, _Sample] = {}
         self._usage: Usage | None = None
         self._timings: Timings | None = None
+        self._cache_source: CacheSource | None = None
         self._started = False
 
     @property
@@ -93,6 +102,13 @@ class Received:
     def timings(self) -> Timings:
         """How long the answer took. Raises RuntimeError before the end of the stream."""
         return _at_end(self._timings)
+
+    @property
+    def cache_source(self) -> CacheSource | None:
+        """The cache that the answer comes from, if it does. Raises RuntimeError before the end of
+        the stream."""
+        _at_end(self._usage)
+        return self._cache_source
 
     def _may_go_on_after(self, error: TrunklineError) -> bool:
         """Whether the request may be sent again: it has brought forth nothing yet, or it would
@@ -119,6 +135,7 @@ class Received:
             self.prompt_logprobs = tuple(map(TokenLogprob.of, response.prompt_logprobs))
         if response.HasField("usage"):
             self._usage = Usage.of(response.usage)
+            self._cache_source = cache_source(response.cache_source)
         if response.HasField("timings"):
             self._timings = Timings.of(response.timings)
         if not response.HasField("delta"):

@@ -9,6 +9,17 @@ from google.protobuf.duration_pb2 import Duration
 from trunkline.v1 import inference_pb2 as pb
 
 
+class CacheSource(StrEnum):
+    """Where an answer comes from, if no replica has made it."""
+
+    EXACT = "exact"
+    """The same request was answered before."""
+    SEMANTIC = "semantic"
+    """A request that means the same was answered before."""
+    UNKNOWN = "unknown"
+    """A source that is newer than this SDK."""
+
+
 class FinishReason(StrEnum):
     """Why a sample ended."""
 
@@ -27,6 +38,13 @@ _FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_ERROR: FinishReason.ERROR,
+}
+
+
+_CACHE_SOURCES = {
+    pb.CACHE_SOURCE_UNSPECIFIED: None,
+    pb.CACHE_SOURCE_EXACT: CacheSource.EXACT,
+    pb.CACHE_SOURCE_SEMANTIC: CacheSource.SEMANTIC,
 }
 
 
@@ -141,11 +159,24 @@ class Model:
     """Tokens of prompt and output together."""
     vocab_size: int
     ready_replicas: int
+    models: tuple[str, ...] = ()
+    """If the name stands for other models: those that may answer."""
 
     @classmethod
     def of(cls, message: pb.Model) -> Self:
         """The value of a message of the contract."""
-        return cls(message.name, message.max_model_len, message.vocab_size, message.ready_replicas)
+        return cls(
+            name=message.name,
+            max_model_len=message.max_model_len,
+            vocab_size=message.vocab_size,
+            ready_replicas=message.ready_replicas,
+            models=tuple(message.models),
+        )
+
+
+def cache_source(value: pb.CacheSource.ValueType) -> CacheSource | None:
+    """The value of the contract's enum."""
+    return _CACHE_SOURCES.get(value, CacheSource.UNKNOWN)
 
 
 def seconds(duration: Duration) -> float:

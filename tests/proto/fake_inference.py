@@ -101,7 +101,16 @@ class FakeInference(InferenceServicer):
                 failure.raise_in(context)
             self.flow.wait()
         usage = pb.Usage(prompt_tokens=2, completion_tokens=count * samples)
-        yield kind(request_id=request_id, model="fake", usage=usage, timings=_TIMINGS)
+        # Requests with a seed count as answered before.
+        has_seed = options.sampling.HasField("seed")
+        source = pb.CACHE_SOURCE_EXACT if has_seed else pb.CACHE_SOURCE_UNSPECIFIED
+        yield kind(
+            request_id=request_id,
+            model="fake",
+            usage=usage,
+            timings=_TIMINGS,
+            cache_source=source,
+        )
 
     def _meet(self, context: grpc.ServicerContext) -> Failure | None:
         """Notes the call and fails it if it is to fail at once."""

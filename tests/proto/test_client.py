@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from trunkline import (
+    CacheSource,
     Client,
     DeadlineExceededError,
     Delta,
@@ -58,6 +59,15 @@ def test_the_end_tells_usage_and_timings(client: Client) -> None:
     assert stream.usage == Usage(prompt_tokens=2, completion_tokens=3, cached_prompt_tokens=0)
     assert stream.timings == Timings(queue_s=0.25, time_to_first_token_s=0.5, total_s=2.0)
     assert (stream.request_id, stream.model) == ("mine", "fake")
+    assert stream.cache_source is None
+
+
+def test_the_end_tells_whether_the_answer_was_kept(client: Client) -> None:
+    stream = client.generate("Once", max_tokens=3, seed=1)
+    with pytest.raises(RuntimeError, match="read to its end"):
+        _ = stream.cache_source
+    stream.text()
+    assert stream.cache_source is CacheSource.EXACT
 
 
 def test_the_server_names_a_request_that_has_no_name(client: Client) -> None:

@@ -29,6 +29,7 @@ EXAMPLES: dict[str, st.SearchStrategy[Any]] = {
     "metadata": st.dictionaries(texts, texts, max_size=3),
     "request_id": texts,
     "session_id": texts,
+    "no_response_cache": st.booleans(),
 }
 
 
