@@ -280,6 +280,9 @@ def simulate(
     profile: Annotated[
         Path | None, typer.Option(help="An engine's figures, as --measure writes them.")
     ] = None,
+    num_blocks: Annotated[
+        int | None, typer.Option(min=1, help="Of each replica's cache, instead of the profile's.")
+    ] = None,
     measure: Annotated[
         str | None, typer.Option(help="Only write --profile, from a model's real engine.")
     ] = None,
@@ -300,6 +303,7 @@ def simulate(
         return
     run_simulation(
         profile=profile,
+        num_blocks=num_blocks,
         policies=policies,
         workload=workload,
         trace=trace,

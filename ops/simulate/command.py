@@ -13,6 +13,7 @@ from ops.simulate.simulation import Cluster
 def run_simulation(
     *,
     profile: Path | None,
+    num_blocks: int | None,
     policies: str,
     workload: str | None,
     trace: Path | None,
@@ -29,8 +30,11 @@ def run_simulation(
     """Show what each policy makes of a workload. Raises UsageError."""
     chosen = choose(workload, trace, requests, scale)
     try:
+        engine = DEFAULT if profile is None else EngineProfile.load(profile)
+        if num_blocks is not None:
+            engine = engine.model_copy(update={"num_blocks": num_blocks})
         cluster = Cluster(
-            profile=DEFAULT if profile is None else EngineProfile.load(profile),
+            profile=engine,
             replicas=replicas,
             routers=routers,
             event_delay_s=event_delay_ms / 1e3,
@@ -38,7 +42,7 @@ def run_simulation(
         rows = simulated_rows(
             cluster,
             [name.strip() for name in policies.split(",") if name.strip()],
-            [at_rate(chosen.sessions(str(seed + run)), rate) for run in range(runs)],
+            {s: at_rate(chosen.sessions(str(s)), rate) for s in range(seed, seed + runs)},
             f"{chosen.name}, rate {rate:g}, {replicas} replicas, {routers} routers",
         )
     except (ProfileError, OSError) as error:

@@ -14,9 +14,9 @@ from ops.simulate.simulation import Cluster, simulate
 
 
 def simulated_rows(
-    cluster: Cluster, policies: Sequence[str], runs: Sequence[Sequence[Session]], work: str
+    cluster: Cluster, policies: Sequence[str], runs: Mapping[int, Sequence[Session]], work: str
 ) -> list[Row]:
-    """A row for each policy and metric over the runs, each of which is simulated by its number.
+    """A row for each policy and metric over the runs, which are sessions by their seed.
 
     Raises ValueError as `simulate` does.
     """
@@ -24,7 +24,7 @@ def simulated_rows(
     for policy in policies:
         found: list[Mapping[Metric, float]] = [
             simulated_figures(simulate(cluster, policy, sessions, seed))
-            for seed, sessions in enumerate(runs)
+            for seed, sessions in runs.items()
         ]
         rows += [
             Row.over(

@@ -77,9 +77,10 @@ def run(*arguments: str) -> str:
 
 def test_the_command_shows_policies_side_by_side(tmp_path: Path) -> None:
     file, profile = tmp_path / "rows.json", tmp_path / "profile.json"
-    DEFAULT.model_copy(update={"num_blocks": 2048}).save(profile)
+    DEFAULT.save(profile)
     small = ("--workload=shared", "--requests=40", "--replicas=2", "--policies=prefix,random")
-    output = run(*small, f"--profile={profile}", "--runs=2", f"--json={file}")
+    files = (f"--profile={profile}", f"--json={file}")
+    output = run(*small, *files, "--num-blocks=2048", "--runs=2")
     assert "prefix" in output
     assert "TTFT p99" in output
     rows = json.loads(file.read_text())
