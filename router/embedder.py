@@ -46,24 +46,25 @@ class Embedder:
 
 
 async def _embedding_job(job: Job, model: ServedModel, deadline: float) -> Job:
-    """Under the job's id and salt: where its own model embeds it, the keys and values are found
-    when it is answered."""
+    """Under the job's id and salt, and where its prefix is cached: if its own model embeds it, the
+    keys and values are then found when it is answered."""
     options = pb.RequestOptions(
         request_id=job.options.request_id, priority=job.options.priority, n=1
     )
-    token_ids, route = job.prompt_token_ids, job.route
+    token_ids = job.prompt_token_ids
     if model is not job.model:
         text = await decode(token_ids, job.model)
         prompt = await of_generate(pb.GenerateRequest(prompt=text), model)
         token_ids = prompt.token_ids
         check_prompt_token_ids("prompt", token_ids, model.card)
-        route = RouteRequest(
-            request_id=job.options.request_id,
-            model=model.card,
-            token_ids=token_ids,
-            session_id=job.route.session_id,
-            cache_salt=job.route.cache_salt,
-        )
+    route = RouteRequest(
+        request_id=job.options.request_id,
+        model=model.card,
+        token_ids=token_ids,
+        session_id=job.route.session_id,
+        cache_salt=job.route.cache_salt,
+        computes_all=True,
+    )
     return Job(model, token_ids, options, route, job.admitted_at, deadline, embed=True)
 
 

@@ -56,6 +56,11 @@ class ReplicaSet:
         """Sequences that may be sent until all replicas have enough to do."""
         return sum(link.estimate.room for link in self._links.values() if link.is_ready)
 
+    @property
+    def places(self) -> float:
+        """Of these, the sequences that may run at once."""
+        return sum(link.estimate.places for link in self._links.values() if link.is_ready)
+
     def soonest_s(self, request: RouteRequest) -> float:
         """When the request's first token is to be expected from whichever ready replica is first.
 
@@ -116,7 +121,8 @@ class ReplicaSet:
         choice = self._policy.choose(request, estimates)
         self._decisions.record(request, cause, estimates, choice)
         link = self._links[choice.candidate.member]
-        link.reserve(request.n, choice.uncached_tokens)
+        num_tokens = request.num_prompt_tokens if request.computes_all else choice.uncached_tokens
+        link.reserve(request.n, num_tokens)
         return link
 
     def changed(self) -> Coroutine[Any, Any, None]:

@@ -26,6 +26,8 @@ class RouteRequest:
     """Name of the adapter that it needs; empty for the bare model."""
     cache_salt: bytes = b""
     """Mixed into the block hashes, as in the engine."""
+    computes_all: bool = False
+    """Whether it computes its prompt also where that is cached; what it computes is cached, too."""
 
     @property
     def num_prompt_tokens(self) -> int:

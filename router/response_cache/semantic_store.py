@@ -80,8 +80,8 @@ class SemanticStore:
             return []
         # The client's types take names for text.
         wanted = [name.decode() for name in names]
-        found: list[bytes | None] = await self._redis.hmget(self._key(group, "vectors"), wanted)  # type: ignore[misc]
-        return found
+        found = await self._redis.hmget(self._key(group, "vectors"), wanted)
+        return [value if isinstance(value, bytes) else None for value in found]
 
     def _key(self, group: str, kind: str) -> str:
         return f"{self._prefix}:{{{group}}}:{kind}"
