@@ -24,10 +24,19 @@ class RedisServer:
     address, to those who know a password that it makes up.
     """
 
-    def __init__(self, directory: Path, address: tuple[str, int] | None = None) -> None:
-        """`address` is an IPv4 address of this machine and a port."""
+    def __init__(
+        self,
+        directory: Path,
+        address: tuple[str, int] | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        """`address` is an IPv4 address of this machine and a port.
+
+        With `max_bytes` of memory in use it drops what was not used for longest; without, nothing.
+        """
         self._socket = directory / "redis.sock"
         self._address = address
+        self._max_bytes = max_bytes
         self._password = secrets.token_hex(32)
         self._log = directory / "redis.log"
         self._directory = directory
@@ -98,7 +107,15 @@ class RedisServer:
         else:
             host, port = self._address
             where = [f"bind {host}", f"port {port}", f"requirepass {self._password}"]
-        return [*where, 'save ""', "appendonly no", f'dir "{self._directory}"', "loglevel warning"]
+        room = [f"maxmemory {self._max_bytes}", "maxmemory-policy allkeys-lru"]
+        return [
+            *where,
+            *(room if self._max_bytes else ()),
+            'save ""',
+            "appendonly no",
+            f'dir "{self._directory}"',
+            "loglevel warning",
+        ]
 
     async def _answer(self, process: Process) -> None:
         async with connect(self.url) as client:

@@ -189,11 +189,29 @@ class RedisCacheSettings(Section):
     """Keys and values of prefixes in Redis, where all replicas find what one has computed."""
 
     url: str | None = None
-    """redis://, rediss:// or unix:// URL; without one, nothing is kept there. It is to be a server
-    of its own, with maxmemory and maxmemory-policy allkeys-lru, and not the cluster's (redis.url),
-    which must not lose any keys."""
-    max_bytes: PositiveInt = 4 * 1024**3
-    """Where the server has no maxmemory, nothing more is written to it when it uses this much."""
+    """redis://, rediss:// or unix:// URL; without one, `trunkline serve` starts a server if it is
+    told how large (max_bytes). It is to be a server of its own, with maxmemory and maxmemory-policy
+    allkeys-lru, and not the cluster's (redis.url), which must not lose any keys."""
+    max_bytes: PositiveInt | None = None
+    """Memory of the server that is started, where url is not set; without either, nothing is kept.
+    Of a server with a URL and no maxmemory: nothing more is written to it when it uses this much,
+    or 4 GiB where this is not set."""
+    port: int = Field(default=6382, ge=1, le=65535)
+    """Port of our own at ray.node_address; without that address it has none, but a socket file."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether `trunkline serve` is to start the server."""
+        return self.url is None and self.max_bytes is not None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is kept there."""
+        return self.url is not None or self.is_ours
+
+
+_HOST_TIER_BYTES = 1024**3
+"""Where blocks come from Redis and nothing is said of host memory."""
 
 
 class EngineSettings(Section):
@@ -223,12 +241,13 @@ class EngineSettings(Section):
     cpu_memory_share: float | None = Field(default=None, gt=0, le=1)
     """That share, on a CPU; without it, what leaves room for this machine's other ranks. In a
     cluster of several machines, half of what goes with the cores that the rank reserves."""
-    host_cache_bytes: int = Field(default=0, ge=0)
+    host_cache_bytes: int | None = Field(default=None, ge=0)
     """Host memory on each rank for blocks that had to leave the KV cache, from which they come back
-    without being computed again. 0 keeps none: on a CPU the KV cache is in host memory itself, and
-    a larger one (kv_cache_bytes) does the same, but for what comes from Redis (redis_cache)."""
+    without being computed again; without a value, 1 GiB if there is a redis_cache and else none. 0
+    keeps none: on a CPU the KV cache is in host memory itself, and a larger one (kv_cache_bytes)
+    does the same, but for what comes from Redis."""
     redis_cache: RedisCacheSettings = RedisCacheSettings()
-    """What is kept beyond this replica; needs host_cache_bytes, through which it comes and goes."""
+    """What is kept beyond this replica; it comes and goes through host memory."""
     max_model_len: PositiveInt | None = None
     """Tokens of prompt and output together; without one, what the model was made for."""
     max_num_seqs: PositiveInt = 256
@@ -253,13 +272,20 @@ class EngineSettings(Section):
 
     @model_validator(mode="after")
     def _check_redis_cache(self) -> Self:
-        if self.redis_cache.url is None:
+        if not self.redis_cache.is_used:
             return self
-        if not self.host_cache_bytes:
-            raise ValueError("redis_cache.url: needs host_cache_bytes, through which blocks travel")
+        if not self.host_tier_bytes:
+            raise ValueError("redis_cache: needs host_cache_bytes, through which blocks travel")
         if not self.enable_prefix_caching:
-            raise ValueError("redis_cache.url: got one, but enable_prefix_caching is off")
+            raise ValueError("redis_cache: got one, but enable_prefix_caching is off")
         return self
+
+    @property
+    def host_tier_bytes(self) -> int:
+        """Host memory for blocks, on each rank."""
+        if self.host_cache_bytes is not None:
+            return self.host_cache_bytes
+        return _HOST_TIER_BYTES if self.redis_cache.is_used else 0
 
 
 class ReplicaSettings(Section):
@@ -361,8 +387,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
+        ours = self.engine.redis_cache
         for position in range(len(self.models)):
-            self._of_model(position)
+            cache = self._of_model(position).engine.redis_cache
+            if cache.is_ours and cache != ours:
+                raise ValueError(
+                    f"models.{position}.engine.redis_cache.max_bytes: got {cache.max_bytes}, "
+                    f"expected that of engine.redis_cache ({ours.max_bytes}), for all models share "
+                    "the server that is started"
+                )
         return self
 
     @property

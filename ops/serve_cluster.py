@@ -6,21 +6,23 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from trunkline import AsyncClient, TrunklineError
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.loading import LoadingBoard, LoadingProgress
 from cluster.ray_cluster import join_ray, leave_ray, start_local_ray
 from cluster.ray_node import JoinError
 from cluster.redis_client import connect
-from cluster.redis_server import RedisServer
 from cluster.settings import Settings
 from ops.failure import CommandError
 from ops.serve_head import Head
 from ops.serve_reaper import Reaper
+from ops.serve_redis import OwnRedis
 from ops.serve_router import RouterProcesses
 from ops.serve_run_file import note_rollout, write_run_file
 
 _POLL_S = 0.2
+_TIMEOUT_S = 5.0
 _ROLLED_OUT = ("model", "model_name", "models", "engine", "replica", "log")
 """The settings that replicas are made of."""
 
@@ -35,11 +37,8 @@ class LocalCluster:
         self.addresses: dict[str, str] = {}
         self.head = Head(settings, self.directory) if settings.ray.node_address else None
         self._shortages: dict[str, str] = {}
-        self._redis = None if settings.redis.url else _own_redis(settings, self.directory)
-        if self._redis is not None:
-            redis = settings.redis.model_copy(update={"url": self._redis.url})
-            settings = settings.model_copy(update={"redis": redis})
-        self.settings = settings
+        self._redis = OwnRedis(settings, self.directory)
+        self.settings = settings = self._redis.with_urls(settings)
         self._router = RouterProcesses(settings, self.directory)
         self._reaper = Reaper()
         self._deploying: asyncio.Future[None] | None = None
@@ -55,8 +54,7 @@ class LocalCluster:
 
     async def start(self) -> None:
         """Start everything, all at the same time. Raises CommandError."""
-        if self._redis is not None:
-            await _told(self._redis.start())
+        await _told(self._redis.start())
         if self.head is not None:
             await _told(self.head.start())
         self._loop = asyncio.get_running_loop()
@@ -81,14 +79,14 @@ class LocalCluster:
         from workers.replica.rollout import apps_of
 
         apps = apps_of(self.settings)
-        async with AsyncClient(self.addresses["grpc"]) as client:
-            await asyncio.gather(*(self._wait_ready(client, app, apps[app]) for app in apps))
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S) as http:
+            await asyncio.gather(*(self._wait_ready(http, app, apps[app]) for app in apps))
 
-    async def _wait_ready(self, client: AsyncClient, app: str, settings: Settings) -> None:
+    async def _wait_ready(self, http: httpx.AsyncClient, app: str, settings: Settings) -> None:
         from workers.replica.rollout import rollout_status, watch_placement
 
         placement = watch_placement(settings, app)
-        while await self._num_ready(client, settings.model_name) < settings.replica.count:
+        while await self._num_ready(http, settings.model_name) < settings.replica.count:
             failure = (await asyncio.to_thread(rollout_status, app)).failure
             self._shortages[app] = shortage = await asyncio.to_thread(placement.failure)
             if failure := failure or ("" if self.head else shortage):
@@ -109,8 +107,7 @@ class LocalCluster:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._router.keep())
-                if self._redis is not None:
-                    group.create_task(self._redis.keep())
+                group.create_task(self._redis.keep())
                 if self.head is not None:
                     group.create_task(self.head.watch())
         except ExceptionGroup as failures:
@@ -124,7 +121,7 @@ class LocalCluster:
         again.
         """
         changed = {name: getattr(settings, name) for name in _ROLLED_OUT}
-        settings = self.settings.model_copy(update=changed)
+        settings = self._redis.with_urls(self.settings.model_copy(update=changed))
         try:
             await self._replace_replicas(settings)
         except CommandError:
@@ -181,8 +178,7 @@ class LocalCluster:
             if self._deploying is not None:
                 await asyncio.wait([self._deploying])
                 await asyncio.to_thread(self._undeploy)
-            if self._redis is not None:
-                await self._redis.stop()
+            await self._redis.stop()
             if self.head is not None:
                 await self.head.stop()
         finally:
@@ -223,18 +219,21 @@ class LocalCluster:
             undeploy(tuple(self._apps))
         leave_ray()
 
-    async def _num_ready(self, client: AsyncClient, model: str | None) -> int:
+    async def _num_ready(self, http: httpx.AsyncClient, model: str | None) -> int:
+        """By the router's metrics, for which it asks no key."""
         try:
-            models = await client.models(timeout_s=5.0)
-        except TrunklineError:
+            answer = await http.get(f"http://{self.addresses['http']}/metrics")
+            text = answer.raise_for_status().text
+        except httpx.HTTPError:
             # The router is being started again; should that go on, its log says why.
             return -1
-        return sum(m.ready_replicas for m in models if m.name == model)
-
-
-def _own_redis(settings: Settings, directory: Path) -> RedisServer:
-    host = settings.ray.node_address
-    return RedisServer(directory, (host, settings.redis.port) if host else None)
+        return sum(
+            int(sample.value)
+            for family in text_string_to_metric_families(text)
+            if family.name == "trunkline:replicas_ready"
+            for sample in family.samples
+            if sample.labels["model"] == model
+        )
 
 
 async def _told(starting: Awaitable[None]) -> None:

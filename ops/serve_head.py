@@ -67,7 +67,7 @@ class Head:
 
 def check_addresses(settings: Settings) -> None:
     """Raise ValueError, which names the field, if other machines could not find this one."""
-    ray, redis_url = settings.ray, settings.redis.url
+    ray = settings.ray
     if ray.node_address is None:
         return
     if ray.address is not None:
@@ -76,9 +76,15 @@ def check_addresses(settings: Settings) -> None:
             "only one of them: where a head is started, or where one runs"
         )
     require_own(ray.node_address, "ray.node_address")
+    _require_shared(settings.redis.url, "redis.url")
+    for one in settings.each_model:
+        _require_shared(one.engine.redis_cache.url, "engine.redis_cache.url")
+
+
+def _require_shared(redis_url: str | None, field: str) -> None:
     if redis_url is not None and (host := urlsplit(redis_url).hostname) in _ONLY_HERE:
         got = host or "a socket file"
-        raise ValueError(f"redis.url: got {got}, expected a server that other machines reach too")
+        raise ValueError(f"{field}: got {got}, expected a server that other machines reach too")
 
 
 def own_address_towards(host: str, port: int) -> str:

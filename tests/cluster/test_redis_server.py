@@ -48,6 +48,20 @@ async def test_kept_it_comes_back_empty_after_a_crash(tmp_path: Path) -> None:
         assert await client.get("a") is None
 
 
+async def test_one_that_is_full_has_room_for_what_comes(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, max_bytes=8 * 1024**2)
+    await server.start()
+    try:
+        async with connect(server.url) as client:
+            for key in range(64):
+                await client.set(str(key), bytes(256 * 1024))
+            assert 2 < await client.dbsize() < 32
+            assert await client.exists("63")
+            assert (await client.info("memory"))["used_memory"] < 10 * 1024**2
+    finally:
+        await server.stop()
+
+
 async def test_what_keeps_it_from_starting_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="longer than 107 bytes"):
         await RedisServer(tmp_path / ("d" * 107)).start()

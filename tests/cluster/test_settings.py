@@ -100,3 +100,28 @@ def test_what_is_wrong_with_one_of_several_models_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=field):
         load_settings(models=[{"model": "b", **more}])
+
+
+def test_a_size_alone_makes_a_cache_of_prefixes() -> None:
+    assert not load_settings().engine.redis_cache.is_used
+    engine = load_settings(engine={"redis_cache": {"max_bytes": 1 << 30}}).engine
+    assert engine.redis_cache.is_ours
+    assert engine.host_tier_bytes > 0 == load_settings().engine.host_tier_bytes
+    given = load_settings(engine={"redis_cache": {"url": "redis://x"}, "host_cache_bytes": 5})
+    assert not given.engine.redis_cache.is_ours
+    assert given.engine.host_tier_bytes == 5
+
+
+def test_models_share_the_server_that_is_started_for_prefixes() -> None:
+    cache = {"max_bytes": 1 << 30}
+    more = {"model": "b", "engine": {"redis_cache": {"max_bytes": 1 << 20}}}
+    with pytest.raises(ValueError, match=r"models\.0\.engine\.redis_cache\.max_bytes: got 1048576"):
+        load_settings(models=[more])
+    with pytest.raises(ValueError, match="share"):
+        load_settings(engine={"redis_cache": cache}, models=[more])
+    more["engine"] = {"redis_cache": {"max_bytes": None}}
+    first, second, third = load_settings(
+        engine={"redis_cache": cache}, models=[more, {"model": "c"}]
+    ).each_model
+    assert not second.engine.redis_cache.is_used
+    assert third.engine.redis_cache == first.engine.redis_cache

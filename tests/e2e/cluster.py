@@ -23,7 +23,8 @@ _MARK = "TRUNKLINE_TEST_MARK"
 
 
 class Cluster(ServedCluster):
-    """A running `trunkline serve`; every process of it carries a mark in its environment."""
+    """A running `trunkline serve`; every process of it carries a mark in its environment, or has
+    the cluster's directory in its command line."""
 
     def __init__(self, directory: Path, model: str, settings: dict[str, Any]) -> None:
         """`directory` is its own; `settings` is a tree as in the settings file."""
@@ -100,9 +101,17 @@ class Cluster(ServedCluster):
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             ours = process.environ().get(_MARK) == self._mark
+            # Redis writes its title over its environment.
+            ours = ours or any(str(self._directory) in part for part in process.cmdline())
             return ours and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+    def redis_servers(self) -> dict[str, psutil.Process]:
+        """Its own Redis servers by their sockets."""
+        titles = {p: " ".join(p.cmdline()).split() for p in self.processes()}
+        servers = {p: title for p, title in titles.items() if "redis-server" in title[0]}
+        return {title[-1].removeprefix("unixsocket:"): p for p, title in servers.items()}
 
     def router(self) -> psutil.Process:
         """The process of its router."""

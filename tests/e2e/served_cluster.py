@@ -1,5 +1,6 @@
 """What can be seen of a cluster from outside, once its run file is known."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -23,12 +24,13 @@ class ServedCluster:
         async with connect(self.run.redis_url) as redis:
             return await Registry(redis, self.run.namespace).replicas()
 
-    async def metrics(self, name: str) -> list[float]:
-        """The metric of this name of each replica, in the order of their epochs."""
+    async def metrics(self, name: str, **labels: str) -> list[float]:
+        """The metric of this name, and with these labels, of each replica, in the order of their
+        epochs."""
         records = sorted(await self.replicas(), key=lambda record: record.epoch)
         async with httpx.AsyncClient() as http:
             pages = [await http.get(f"http://{r.metrics_address}/metrics") for r in records]
-        return [_value(page.text, f"trunkline_replica_{name}") for page in pages]
+        return [_value(page.text, f"trunkline_replica_{name}", labels) for page in pages]
 
     async def is_idle(self) -> bool:
         """Whether no replica has anything to do or holds any block."""
@@ -47,7 +49,7 @@ class ServedCluster:
         """The value of this metric of the router, for its only model."""
         async with httpx.AsyncClient() as http:
             text = (await http.get(f"{self.http}/metrics")).text
-        return int(_value(text, f"trunkline:{name}"))
+        return int(_value(text, f"trunkline:{name}", {}))
 
     async def has_ready(self, count: int) -> bool:
         """Whether the router can send requests to so many replicas, no more and no fewer."""
@@ -59,8 +61,9 @@ class ServedCluster:
         return pid not in pids and await self.has_ready(2)
 
 
-def _value(text: str, name: str) -> float:
+def _value(text: str, name: str, labels: Mapping[str, str]) -> float:
     for family in text_string_to_metric_families(text):
-        if family.name == name:
-            return family.samples[0].value
-    raise AssertionError(f"no metric {name}")
+        for sample in family.samples if family.name == name else ():
+            if labels.items() <= sample.labels.items():
+                return sample.value
+    raise AssertionError(f"no metric {name} {labels}")

@@ -39,13 +39,14 @@ def cache_size(model: CausalLM, settings: EngineSettings, max_model_len: int) ->
         )
     usable = settings.max_num_seqs * -(-max_model_len // settings.block_size)
     num_blocks = 1 + min(budget // block_bytes, -(-usable // settings.parallel.sequence))
-    if 0 < settings.host_cache_bytes < block_bytes:
+    host_bytes = settings.host_tier_bytes
+    if 0 < host_bytes < block_bytes:
         raise ValueError(
-            f"engine.host_cache_bytes: got {settings.host_cache_bytes}, expected 0 or at least one "
+            f"engine.host_cache_bytes: got {host_bytes}, expected 0 or at least one "
             f"block's {block_bytes}"
         )
-    host_bytes = settings.host_cache_bytes if settings.enable_prefix_caching else 0
-    return CacheSize(num_blocks, host_bytes // block_bytes)
+    num_slots = host_bytes // block_bytes if settings.enable_prefix_caching else 0
+    return CacheSize(num_blocks, num_slots)
 
 
 def cache_dtype(model: CausalLM, settings: EngineSettings) -> torch.dtype:

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 _ROOM_S = 1.0
 """Between looks at how full the server is."""
+_BUDGET_BYTES = 4 * 1024**3
+"""Of a server that has no bound, and for which none is set."""
 
 
 class Errand(NamedTuple):
@@ -70,7 +72,7 @@ class RedisPart:
         assert settings.url is not None, "without one there is nothing to do"
         self.store = ByteStore(settings.url, layout, timeout_s=TIMEOUT_S)
         self._rows = rows
-        self._budget_bytes = settings.max_bytes
+        self._budget_bytes = settings.max_bytes or _BUDGET_BYTES
         self._room_bytes = 0
         self._room_seen_at = float("-inf")
 
