@@ -8,13 +8,18 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from weakref import finalize
 
+import numpy as np
 from tokenizers import Tokenizer
 
+from cluster.errors import Reason, RequestError
 from cluster.settings import EngineSettings
 from workers.engine.engine_start import start_engine
+from workers.engine.mean_pool import Floats
 from workers.engine.request import FinishReason, Request, SampleOutput, TokenLogprob
 from workers.engine.sampling_params import SamplingParams
 from workers.engine.subprocesses import SubprocessLauncher
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class Sample(NamedTuple):
@@ -80,6 +85,26 @@ class LLM:
             Request(f"offline-{next(self._numbers)}", self._tokens(prompt), wishes)
             for prompt, wishes in zip(prompts, each, strict=True)
         ]
+        outputs = self._run(requests)
+        return [self._completion(request, outputs[request.request_id]) for request in requests]
+
+    def embed(self, prompts: Sequence[str | Sequence[int]]) -> Matrix:
+        """The mean of each prompt's final hidden states, of length 1: float32 [P, hidden_size].
+
+        Raises RequestError: INVALID_ARGUMENT if any prompt cannot be served, and none is, then;
+        INTERNAL if the model's values are not finite.
+        """
+        requests = [
+            Request(
+                f"offline-{next(self._numbers)}", self._tokens(prompt), SamplingParams(), embed=True
+            )
+            for prompt in prompts
+        ]
+        outputs = self._run(requests)
+        return np.stack([_embedding(outputs[request.request_id]) for request in requests])
+
+    def _run(self, requests: list[Request]) -> dict[str, list[SampleOutput]]:
+        """All that comes of requests, by their ids."""
         outputs: dict[str, list[SampleOutput]] = {request.request_id: [] for request in requests}
         try:
             for request in requests:
@@ -90,7 +115,7 @@ class LLM:
         finally:
             for request in requests:
                 self.engine.cancel(request.request_id)
-        return [self._completion(request, outputs[request.request_id]) for request in requests]
+        return outputs
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -115,3 +140,10 @@ class LLM:
         assert reason is not None
         logprobs = [logprob for output in outputs for logprob in output.logprobs]
         return Sample(self._tokenizer.decode(token_ids), token_ids, reason, logprobs)
+
+
+def _embedding(outputs: list[SampleOutput]) -> Floats:
+    [output] = outputs
+    if output.embedding is None:
+        raise RequestError(Reason.INTERNAL, output.error)
+    return output.embedding
