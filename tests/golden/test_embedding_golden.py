@@ -157,4 +157,4 @@ def test_what_makes_no_sense_with_an_embedding_is_refused(
 def test_offline(golden: Golden) -> None:
     settings = {"dtype": "float32", "kv_cache_bytes": 2**24, "num_threads": 1}
     with LLM(golden.folder, EngineSettings.model_validate(settings)) as llm:
-        check(llm.embed(golden.prompts), golden.expected)
+        check(list(llm.embed(golden.prompts)), golden.expected)
