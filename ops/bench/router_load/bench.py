@@ -48,9 +48,9 @@ class Sizes:
     """How much is measured in one run."""
 
     paced: Sequence[Paced] = (Paced(1, 5, 16), Paced(32, 20, 96), Paced(512, 200, 512))
-    flooded: Mapping[int, int] = field(default_factory=lambda: {32: 320, 512: 1024})
+    flooded: Mapping[int, int] = field(default_factory=lambda: {32: 160, 512: 512})
     """Requests by streams, where replicas are as fast as they can."""
-    short_requests: int = 1000
+    short_requests: int = 500
 
 
 @dataclass(slots=True)
