@@ -70,9 +70,18 @@ class LoadEstimate:
         What waits at the router instead is in the router's order, and finds whoever is free first.
         """
         most = self._report.max_running_sequences
-        if not most:
+        return self._left(most + 1 + most // _RUNNING_PER_WAITING)
+
+    @property
+    def places(self) -> float:
+        """Of these, the sequences that may run at once."""
+        return self._left(self._report.max_running_sequences)
+
+    def _left(self, bound: int) -> float:
+        """Of so many sequences, those that are not there; endless while no bound is known."""
+        if not self._report.max_running_sequences:
             return math.inf
-        return max(0, most + 1 + most // _RUNNING_PER_WAITING - self.load.pending_sequences)
+        return max(0, bound - self.load.pending_sequences)
 
     def report(self, load: internal.Load) -> None:
         """Take the replica's word for what it has."""

@@ -26,5 +26,15 @@ class Discipline(Protocol):
     def num_before(self, waiter: Waiter) -> int:
         """How many of those that wait now will come before it, if nobody else comes."""
 
+    def next_may_queue(self) -> bool:
+        """Whether the next one may be sent to wait at a replica, and not only to a place that is
+        free. Some must wait."""
+
+    def begin(self, waiter: Waiter) -> None:
+        """It is under way."""
+
+    def end(self, waiter: Waiter) -> None:
+        """It is not under way any more."""
+
     def serve(self, tenant: str, weight: float, tokens: float) -> None:
         """Tokens were computed for a tenant of this weight."""

@@ -7,10 +7,17 @@ from router.queue.waiter import Waiter
 PROMPT_WEIGHT = 1.0
 OUTPUT_WEIGHT = 2.0
 """What a token counts; that of the paper, where output is dearer than prompt."""
+_LATELY_S = 60.0
+"""A tenant is expected again for so long after a request."""
+_NOTHING = 1e-6
+"""Of a sum of sequences by weight, what is left by rounding."""
 
 
 class Fair:
     """Serves the tenant that has been served least, for its weight; each one's requests in order.
+
+    A replica answers in the order in which requests come there. So who has more under way than
+    another that was here of late may not wait there: the other would have to wait behind it.
 
     A tenant that comes back is lifted to the least of those that wait, or to the one that was let
     through last if none does: being idle earns nothing. Between two tenants that have requests
@@ -27,6 +34,10 @@ class Fair:
         """The counter that the tenant let through last had before; none that waits has less."""
         self._last = ""
         """That tenant."""
+        self._running: dict[str, float] = {}
+        """Sequences under way, for the tenant's weight."""
+        self._came: dict[str, float] = {}
+        """When the newest request of each tenant came, of late; oldest first."""
 
     def __len__(self) -> int:
         return self._len
@@ -44,6 +55,7 @@ class Fair:
             self._waiting[tenant] = deque()
         self._waiting[tenant].append(waiter)
         self._len += 1
+        self._note(waiter)
 
     def discard(self, waiter: Waiter) -> None:
         """It waits no more; harmless if it did not wait."""
@@ -54,7 +66,7 @@ class Fair:
 
     def pop(self) -> Waiter:
         """The next one, which then waits no more. Some must wait."""
-        tenant = min(self._waiting, key=lambda name: (self.counter(name), self._first(name)))
+        tenant = self._next()
         waiter = self._waiting[tenant].popleft()
         self._last, self._base = tenant, self.counter(tenant)
         self._leave(tenant)
@@ -81,9 +93,42 @@ class Fair:
                 others += min(len(line), round(turns))
         return before + others
 
+    def next_may_queue(self) -> bool:
+        """Whether no tenant that was here of late has less under way, for its weight."""
+        running = self._running.get(self._next(), 0.0)
+        return all(self._running.get(other, 0.0) >= running for other in self._came)
+
+    def begin(self, waiter: Waiter) -> None:
+        """It is under way."""
+        running = self._running.get(waiter.tenant, 0.0)
+        self._running[waiter.tenant] = running + waiter.sequences / waiter.weight
+
+    def end(self, waiter: Waiter) -> None:
+        """It is not under way any more."""
+        self._running[waiter.tenant] -= waiter.sequences / waiter.weight
+        if self._running[waiter.tenant] < _NOTHING:
+            del self._running[waiter.tenant]
+
     def serve(self, tenant: str, weight: float, tokens: float) -> None:
         """Tokens were computed for a tenant of this weight."""
         self._counters[tenant] = self.counter(tenant) + tokens / weight
+
+    def _next(self) -> str:
+        """Served least; of several, the one with least under way, then the one that came first."""
+
+        def place(tenant: str) -> tuple[float, float, int]:
+            return self.counter(tenant), self._running.get(tenant, 0.0), self._first(tenant)
+
+        return min(self._waiting, key=place)
+
+    def _note(self, waiter: Waiter) -> None:
+        """Remember that its tenant is here, and forget who was not of late."""
+        self._came.pop(waiter.tenant, None)
+        self._came[waiter.tenant] = waiter.came_at
+        while (oldest := next(iter(self._came))) != waiter.tenant:
+            if self._came[oldest] >= waiter.came_at - _LATELY_S:
+                break
+            del self._came[oldest]
 
     def _leave(self, tenant: str) -> None:
         self._len -= 1

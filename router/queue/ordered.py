@@ -46,6 +46,16 @@ class Ordered:
         """How many of those that wait now will come before it, if nobody else comes."""
         return bisect_left(self._places, self._place(waiter))
 
+    def next_may_queue(self) -> bool:
+        """Whoever comes later comes later at the replica, too."""
+        return True
+
+    def begin(self, waiter: Waiter) -> None:
+        """Nothing depends on it."""
+
+    def end(self, waiter: Waiter) -> None:
+        """Nothing depends on it."""
+
     def serve(self, tenant: str, weight: float, tokens: float) -> None:
         """Nothing depends on it."""
 

@@ -29,6 +29,10 @@ class Replicas(Protocol):
     def room(self) -> float:
         """Sequences that may be sent before all ready replicas have enough to do."""
 
+    @property
+    def places(self) -> float:
+        """Of these, the sequences that may run at once."""
+
     async def changed(self) -> None:
         """Wait until this may be different."""
 
@@ -152,11 +156,10 @@ class RequestQueue:
             self._following = asyncio.create_task(self._follow(), name="queue")
 
     def _has_room(self) -> bool:
-        return bool(
-            len(self._discipline)
-            and self._places.is_free
-            and self._replicas.num_ready
-            and self._replicas.room > self._on_their_way
+        if not (len(self._discipline) and self._places.is_free and self._replicas.num_ready):
+            return False
+        return self._replicas.places > self._on_their_way or (
+            self._replicas.room > self._on_their_way and self._discipline.next_may_queue()
         )
 
     async def _follow(self) -> None:
@@ -197,6 +200,7 @@ class RequestQueue:
         if self._num_running == 0:
             self._rate.begin()
         self._num_running += 1
+        self._discipline.begin(waiter)
         self._discipline.serve(waiter.tenant, waiter.weight, waiter.tokens)
 
     def arrive(self, waiter: Waiter) -> None:
@@ -208,9 +212,10 @@ class RequestQueue:
         tokens = OUTPUT_WEIGHT * output_tokens
         self._discipline.serve(waiter.tenant, waiter.weight, tokens)
 
-    def end(self) -> None:
-        """One that was let through has ended; for its Turn."""
+    def end(self, waiter: Waiter) -> None:
+        """It has ended; for its Turn."""
         self._num_running -= 1
+        self._discipline.end(waiter)
         self._rate.end()
         if len(self._discipline):
             self._num_ended += 1
@@ -244,7 +249,7 @@ class Turn:
         """It has ended; once."""
         if not self.is_sent:
             self._queue.arrive(self._waiter)
-        self._queue.end()
+        self._queue.end(self._waiter)
 
 
 def _has_turn(waiter: Waiter) -> bool:

@@ -16,10 +16,16 @@ from tests.router.test_gate import Clock
 class Replicas:
     """A model's replicas, whose room a test sets."""
 
-    def __init__(self, room: float, num_ready: int = 1) -> None:
+    def __init__(self, room: float, num_ready: int = 1, num_waiting: int = 0) -> None:
+        """`num_waiting` of the room is for sequences that wait at replicas."""
         self.num_ready = num_ready
         self.room = room
+        self._num_waiting = num_waiting
         self._changed = asyncio.Event()
+
+    @property
+    def places(self) -> float:
+        return max(0, self.room - self._num_waiting)
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -163,6 +169,34 @@ async def test_a_flood_does_not_push_others_behind_it() -> None:
     for request in (*flood, *others):
         request.may_end.set()
     await asyncio.gather(*(request.task for request in (*flood, *others)))
+
+
+@pytest.mark.parametrize(("name", "num_through"), [("fair", 4), ("fcfs", 6)])
+async def test_who_has_most_under_way_leaves_the_queue_at_the_replica_to_others(
+    name: str, num_through: int
+) -> None:
+    """Where there are others: the first requests of the flood are alone, and wait there."""
+    replicas = Replicas(room=6, num_waiting=2)
+    queue = make(replicas, name)
+    alone = start(queue, replicas, *"aaaaaaa")
+    await settle()
+    assert sum(request.is_through for request in alone) == 6
+    for request in alone:
+        request.may_end.set()
+    [other] = start(queue, replicas, "b")
+    other.may_end.set()
+    await asyncio.gather(other.task, *(request.task for request in alone))
+
+    flood = start(queue, replicas, *"aaaaaaa")
+    await settle()
+    assert sum(request.is_through for request in flood) == num_through
+    [other] = start(queue, replicas, "b")
+    await settle()
+    assert other.is_through == (name == "fair")
+    for request in [*flood, other]:
+        request.may_end.set()
+    await asyncio.gather(other.task, *(request.task for request in flood))
+    assert replicas.room == 6
 
 
 async def test_when_too_many_wait_the_flood_pays() -> None:
