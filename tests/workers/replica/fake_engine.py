@@ -3,6 +3,8 @@
 import threading
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cluster.errors import Reason, RequestError, invalid
 from cluster.model_card import ModelCard
 from cluster.prefix.events import CacheEvent, CacheEvents
@@ -125,6 +127,9 @@ class FakeEngine:
         first = request.prompt_token_ids[0]
         if first == POISON:
             raise RuntimeError("poisoned")
+        if request.embed:
+            del self.running[request.request_id]
+            return [_embedded(request)]
         running.num_output += 1
         self.stats.decode_tokens += request.params.n
         done = running.num_output >= (request.params.max_tokens or 16)
@@ -141,3 +146,15 @@ class FakeEngine:
             )
             for index in request.sample_indices
         ]
+
+
+def _embedded(request: Request) -> SampleOutput:
+    """The only output of a request to embed: its tokens, as they are."""
+    return SampleOutput(
+        request.request_id,
+        0,
+        [],
+        embedding=np.array(request.prompt_token_ids, dtype=np.float32),
+        finish_reason=FinishReason.STOP,
+        request_done=True,
+    )

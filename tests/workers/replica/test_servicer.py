@@ -1,6 +1,7 @@
 """The replica's stream over real gRPC: identity, ends, cancels, load, drain, death."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -127,6 +128,18 @@ async def test_many_requests_of_many_routers_each_get_their_tokens_and_one_end()
             assert router.frames[0].hello == IDENTITY
             last = [o for frame in router.frames for o in frame.outputs][-1]
             assert last.finish_reason == public.FINISH_REASON_LENGTH
+
+
+async def test_a_request_to_embed_gets_values_in_place_of_tokens_and_one_end() -> None:
+    async with _replica() as replica:
+        router = await replica.connect()
+        await router.send(internal.Submit(handle=1, prompt_token_ids=[3, 5], embed=True))
+        await router.until(lambda r: len(r.ends) == 1)
+        [output] = [output for frame in router.frames for output in frame.outputs]
+        assert struct.unpack("<2f", output.embedding) == (3.0, 5.0)
+        assert not output.token_ids
+        assert output.finish_reason == public.FINISH_REASON_STOP
+        assert router.ends[1].HasField("finished")
 
 
 async def test_another_epoch_is_told_so() -> None:
