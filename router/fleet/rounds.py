@@ -9,17 +9,18 @@ Frame = TypeVar("Frame")
 
 MOST_S: Final = 0.02
 """How long a frame is held back at most."""
+_LEAST_GAP_S: Final = 0.001
 _GAP_SHARE: Final = 0.25
-"""What comes within this share of a round's time after it has been waiting to be read."""
+"""If nothing comes for this share of a round's time, nothing has been waiting to be read."""
 
 
 class Rounds(Generic[Frame]):
     """Hands on frames in rounds, each of which wakes whoever waits for something in them.
 
-    A round ends when all of those have run; meanwhile nothing is read. If a frame comes right after
-    it, the loop is behind: frames are collected for as long as the round took, and become one
-    round, and the tokens in them for one request one message. A loop that keeps up holds nothing
-    back.
+    A round ends when all of those have run; meanwhile nothing is read. If frames come right after
+    it, one upon the other, the loop is behind: they are collected for as long as the round took,
+    and become one round, and the tokens in them for one request one message. A loop that keeps up
+    holds nothing back.
     """
 
     def __init__(self, hand_on: Callable[[Frame], None]) -> None:
@@ -27,8 +28,9 @@ class Rounds(Generic[Frame]):
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Frame] = []
         self._is_under_way = False
-        self._is_behind_until = 0.0
-        """A frame that comes before has been waiting."""
+        self._ended_at = 0.0
+        """When the last round has ended, on time.monotonic()."""
+        self._gap_s = 0.0
         self._collect_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,9 +39,8 @@ class Rounds(Generic[Frame]):
         self._waiting.append(frame)
         if self._is_under_way or self._timer is not None:
             return
-        now = time.monotonic()
-        if now < self._is_behind_until:
-            self._collect(now)
+        if time.monotonic() < self._ended_at + self._gap_s:
+            self._collect()
         else:
             self._begin()
 
@@ -52,8 +53,19 @@ class Rounds(Generic[Frame]):
         for frame in frames:
             self._hand_on(frame)
 
-    def _collect(self, now: float) -> None:
-        self._timer = self._loop.call_later(self._collect_until - now, self._begin)
+    def _collect(self) -> None:
+        """Wait for one more frame, if there is time."""
+        if time.monotonic() + self._gap_s < self._collect_until:
+            self._timer = self._loop.call_later(self._gap_s, self._look, len(self._waiting))
+        else:
+            self._begin()
+
+    def _look(self, num_waiting: int) -> None:
+        self._timer = None
+        if len(self._waiting) > num_waiting:
+            self._collect()
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         self._is_under_way = True
@@ -64,9 +76,9 @@ class Rounds(Generic[Frame]):
 
     def _end(self, began_at: float) -> None:
         self._is_under_way = False
-        now = time.monotonic()
+        self._ended_at = now = time.monotonic()
         longest_s = min(now - began_at, MOST_S)
+        self._gap_s = max(_GAP_SHARE * longest_s, _LEAST_GAP_S)
         self._collect_until = now + longest_s
-        self._is_behind_until = now + _GAP_SHARE * longest_s
         if self._waiting:
-            self._collect(now)
+            self._collect()
