@@ -34,9 +34,7 @@ class RedisClock:
 
 
 @pytest.fixture
-async def clock(
-    redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> RedisClock:
+async def clock(redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
     key = f"{namespace}:clock"
     for name, script in (("RESERVE", RESERVE), ("SETTLE", SETTLE), ("RENEW", RENEW)):
         simulated = script.replace("redis.call('TIME')", f"redis.call('LRANGE', '{key}', 0, -1)")
