@@ -57,9 +57,10 @@ class ReplicaSet:
         return sum(link.estimate.room for link in self._links.values() if link.is_ready)
 
     @property
-    def places(self) -> float:
-        """Of these, the sequences that may run at once."""
-        return sum(link.estimate.places for link in self._links.values() if link.is_ready)
+    def room_beside_others(self) -> float:
+        """Of these, those of a tenant that is to leave others a place that is free."""
+        ready = [link for link in self._links.values() if link.is_ready]
+        return sum(link.estimate.room_beside_others for link in ready)
 
     def soonest_s(self, request: RouteRequest) -> float:
         """When the request's first token is to be expected from whichever ready replica is first.

@@ -26,9 +26,9 @@ class Discipline(Protocol):
     def num_before(self, waiter: Waiter) -> int:
         """How many of those that wait now will come before it, if nobody else comes."""
 
-    def next_may_queue(self) -> bool:
-        """Whether the next one may be sent to wait at a replica, and not only to a place that is
-        free. Some must wait."""
+    def next_may_fill(self) -> bool:
+        """Whether the next one may take the last places of a replica and wait there. Some must
+        wait."""
 
     def begin(self, waiter: Waiter) -> None:
         """It is under way."""

@@ -16,8 +16,9 @@ _NOTHING = 1e-6
 class Fair:
     """Serves the tenant that has been served least, for its weight; each one's requests in order.
 
-    A replica answers in the order in which requests come there. So who has more under way than
-    another that was here of late may not wait there: the other would have to wait behind it.
+    Nobody is sent away from a replica for another, and it answers in the order of coming. So who
+    has more under way than another that was here of late may not fill it: the other would have to
+    wait until something ends.
 
     A tenant that comes back is lifted to the least of those that wait, or to the one that was let
     through last if none does: being idle earns nothing. Between two tenants that have requests
@@ -93,7 +94,7 @@ class Fair:
                 others += min(len(line), round(turns))
         return before + others
 
-    def next_may_queue(self) -> bool:
+    def next_may_fill(self) -> bool:
         """Whether no tenant that was here of late has less under way, for its weight."""
         running = self._running.get(self._next(), 0.0)
         return all(self._running.get(other, 0.0) >= running for other in self._came)

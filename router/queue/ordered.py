@@ -46,8 +46,8 @@ class Ordered:
         """How many of those that wait now will come before it, if nobody else comes."""
         return bisect_left(self._places, self._place(waiter))
 
-    def next_may_queue(self) -> bool:
-        """Whoever comes later comes later at the replica, too."""
+    def next_may_fill(self) -> bool:
+        """Nothing is kept for whoever comes later."""
         return True
 
     def begin(self, waiter: Waiter) -> None:

@@ -30,8 +30,8 @@ class Replicas(Protocol):
         """Sequences that may be sent before all ready replicas have enough to do."""
 
     @property
-    def places(self) -> float:
-        """Of these, the sequences that may run at once."""
+    def room_beside_others(self) -> float:
+        """Of these, those of a tenant that is to leave others a place that is free."""
 
     async def changed(self) -> None:
         """Wait until this may be different."""
@@ -158,8 +158,8 @@ class RequestQueue:
     def _has_room(self) -> bool:
         if not (len(self._discipline) and self._places.is_free and self._replicas.num_ready):
             return False
-        return self._replicas.places > self._on_their_way or (
-            self._replicas.room > self._on_their_way and self._discipline.next_may_queue()
+        return self._replicas.room_beside_others > self._on_their_way or (
+            self._replicas.room > self._on_their_way and self._discipline.next_may_fill()
         )
 
     async def _follow(self) -> None:

@@ -148,3 +148,12 @@ def test_each_running_decode_delays_a_first_answer_by_as_much(sequences: int) ->
     load = estimate()
     load.report(report(sequences, prefill_tokens_per_s=100.0, decode_tokens_per_s=1600.0))
     assert abs(load.load.decode_ms - 10.0 * sequences) < 1e-6
+
+
+@given(most=st.integers(1, 300), running=st.integers(0, 300))
+def test_a_few_may_wait_and_of_the_places_a_few_are_kept(most: int, running: int) -> None:
+    load = estimate()
+    assert load.room == load.room_beside_others == float("inf")  # before the first report
+    load.report(report(running, max_running_sequences=most))
+    assert load.room == max(0, most + 1 + most // 8 - running)
+    assert load.room_beside_others == max(0, most - most // 16 - running)

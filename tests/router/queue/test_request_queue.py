@@ -16,16 +16,16 @@ from tests.router.test_gate import Clock
 class Replicas:
     """A model's replicas, whose room a test sets."""
 
-    def __init__(self, room: float, num_ready: int = 1, num_waiting: int = 0) -> None:
-        """`num_waiting` of the room is for sequences that wait at replicas."""
+    def __init__(self, room: float, num_ready: int = 1, num_kept: int = 0) -> None:
+        """`num_kept` of the room is not for tenants that are to leave others some."""
         self.num_ready = num_ready
         self.room = room
-        self._num_waiting = num_waiting
+        self._num_kept = num_kept
         self._changed = asyncio.Event()
 
     @property
-    def places(self) -> float:
-        return max(0, self.room - self._num_waiting)
+    def room_beside_others(self) -> float:
+        return max(0, self.room - self._num_kept)
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -172,11 +172,11 @@ async def test_a_flood_does_not_push_others_behind_it() -> None:
 
 
 @pytest.mark.parametrize(("name", "num_through"), [("fair", 4), ("fcfs", 6)])
-async def test_who_has_most_under_way_leaves_the_queue_at_the_replica_to_others(
+async def test_who_has_most_under_way_leaves_some_room_to_others(
     name: str, num_through: int
 ) -> None:
-    """Where there are others: the first requests of the flood are alone, and wait there."""
-    replicas = Replicas(room=6, num_waiting=2)
+    """Where there are others: the first requests are alone, and take all."""
+    replicas = Replicas(room=6, num_kept=2)
     queue = make(replicas, name)
     alone = start(queue, replicas, *"aaaaaaa")
     await settle()
