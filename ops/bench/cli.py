@@ -309,3 +309,33 @@ def tiers(
     print_rows(rows, "trunkline bench tiers")
     if json is not None:
         write_rows(rows, json)
+
+
+@app.command()
+def fairness(
+    model: Annotated[str, typer.Option(help="What `trunkline serve` serves.")] = "demo",
+    requests: Annotated[int, typer.Option(min=1, help="Of the measured tenant in a run.")] = 30,
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    output_tokens: Annotated[int, typer.Option(min=2)] = 32,
+    queues: Annotated[str, typer.Option(help="Settings of router.queue, with commas.")] = (
+        "fair,fcfs"
+    ),
+    runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
+    json: Json = None,
+) -> None:
+    """What a tenant's flood costs another one: time to first token with and without it."""
+    from ops.bench.fairness import FairnessWork, bench_fairness
+    from ops.bench.load import LoadError
+    from ops.bench.report import print_rows, write_rows
+    from ops.failure import CommandError, UsageError
+
+    work = FairnessWork(requests, prompt_tokens, output_tokens)
+    try:
+        rows = asyncio.run(bench_fairness(model, work, queues.split(","), runs))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except (LoadError, RuntimeError) as error:
+        raise CommandError(str(error)) from error
+    print_rows(rows, "trunkline bench fairness")
+    if json is not None:
+        write_rows(rows, json)
