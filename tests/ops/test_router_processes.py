@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
 import httpx
 import psutil
+import pytest
 from redis.asyncio import Redis
 from trunkline import AsyncClient, RetryPolicy
 from trunkline.v1 import inference_pb2 as pb
@@ -25,12 +27,22 @@ from tests.tokenizers_fixture import byte_level_tokenizer, model_card
 
 NUM_CALLS = 30
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-METRICS_PORT = 42_311
+
+
+@pytest.fixture
+def metrics_port() -> int:
+    """A free port, as is the one after it."""
+    for port in range(20_000, 30_000, 2):  # below those that connections are given
+        with suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("no two ports are free")
 
 
 @asynccontextmanager
 async def two_processes(
-    redis_server: RedisServer, namespace: str, directory: Path
+    redis_server: RedisServer, namespace: str, directory: Path, metrics_port: int
 ) -> AsyncIterator[dict[str, str]]:
     settings = Settings.model_validate(
         {
@@ -39,7 +51,7 @@ async def two_processes(
                 "grpc_port": 0,
                 "http_port": 0,
                 "processes": 2,
-                "metrics_port": METRICS_PORT,
+                "metrics_port": metrics_port,
                 "drain_timeout_s": 1.0,
             },
         }
@@ -62,11 +74,11 @@ async def generate(address: str) -> list[int]:
         return tokens_of([m async for m in stub.Generate(pb.GenerateRequest(prompt="x"))])
 
 
-async def tokens_by_process() -> list[float]:
+async def tokens_by_process(metrics_port: int) -> list[float]:
     """What each has delivered, by its own metrics."""
     async with httpx.AsyncClient() as http:
         pages = [
-            (await http.get(f"http://127.0.0.1:{METRICS_PORT + number}/metrics")).text
+            (await http.get(f"http://127.0.0.1:{metrics_port + number}/metrics")).text
             for number in range(2)
         ]
     name = 'trunkline:generation_tokens_total{model="tiny"} '
@@ -81,38 +93,45 @@ async def has_replica(address: str) -> bool:
         return [model.ready_replicas for model in await client.models()] == [1]
 
 
-def processes() -> set[int]:
-    children = psutil.Process().children(recursive=True)
-    return {p.pid for p in children if "router.main" in p.cmdline()}
+def processes(directory: Path) -> set[int]:
+    """Those that keep their files in it; other tests' routers may run too."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            if "router.main" in command and str(directory) in command:
+                found.add(process.pid)
+    return found
 
 
 async def test_connections_are_shared_out_and_a_killed_process_comes_back(
-    redis_server: RedisServer, redis: Redis, namespace: str, tmp_path: Path
+    redis_server: RedisServer, redis: Redis, namespace: str, tmp_path: Path, metrics_port: int
 ) -> None:
     card = model_card(byte_level_tokenizer())
     replica = FakeReplica(Registry(redis, namespace), card, "replica-0", Script())
     await replica.start()
-    async with two_processes(redis_server, namespace, tmp_path) as addresses:
+    async with two_processes(redis_server, namespace, tmp_path, metrics_port) as addresses:
         await eventually(lambda: has_replica(addresses["grpc"]))
         await replica.until(lambda r: r.num_streams == 2)
         for _ in range(NUM_CALLS):
             assert await generate(addresses["grpc"]) == [10, 11, 12, 13]
-        served = await tokens_by_process()
+        served = await tokens_by_process(metrics_port)
         assert sum(served) == 4 * NUM_CALLS
         assert all(served), "the kernel gave all connections to one process"
 
-        before = processes()
+        before = processes(tmp_path)
         assert len(before) == 2
         os.kill(min(before), signal.SIGKILL)
         async with AsyncClient(addresses["grpc"]) as client:
             for _ in range(5):
                 assert await client.generate("x", seed=1, max_tokens=4).text()
         await replica.until(lambda r: r.num_streams == 2)
-        await eventually(lambda: _are_two(before))
+        await eventually(lambda: _are_two(tmp_path, before))
         async with httpx.AsyncClient(base_url=f"http://{addresses['http']}") as http:
             assert (await http.get("/healthz")).status_code == 200
     await replica.kill()
 
 
-async def _are_two(before: set[int]) -> bool:
-    return len(processes()) == 2 and processes() != before
+async def _are_two(directory: Path, before: set[int]) -> bool:
+    now = processes(directory)
+    return len(now) == 2 and now != before
