@@ -67,6 +67,16 @@ async def two_processes(
         await routers.stop()
 
 
+@asynccontextmanager
+async def fake_replica(registry: Registry) -> AsyncIterator[FakeReplica]:
+    replica = FakeReplica(registry, model_card(byte_level_tokenizer()), "replica-0", Script())
+    await replica.start()
+    try:
+        yield replica
+    finally:
+        await replica.kill()
+
+
 async def generate(address: str) -> list[int]:
     """The answer to a request that has a connection of its own."""
     async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as channel:
@@ -107,10 +117,10 @@ def processes(directory: Path) -> set[int]:
 async def test_connections_are_shared_out_and_a_killed_process_comes_back(
     redis_server: RedisServer, redis: Redis, namespace: str, tmp_path: Path, metrics_port: int
 ) -> None:
-    card = model_card(byte_level_tokenizer())
-    replica = FakeReplica(Registry(redis, namespace), card, "replica-0", Script())
-    await replica.start()
-    async with two_processes(redis_server, namespace, tmp_path, metrics_port) as addresses:
+    async with (
+        fake_replica(Registry(redis, namespace)) as replica,
+        two_processes(redis_server, namespace, tmp_path, metrics_port) as addresses,
+    ):
         await eventually(lambda: has_replica(addresses["grpc"]))
         await replica.until(lambda r: r.num_streams == 2)
         for _ in range(NUM_CALLS):
@@ -129,7 +139,6 @@ async def test_connections_are_shared_out_and_a_killed_process_comes_back(
         await eventually(lambda: _are_two(tmp_path, before))
         async with httpx.AsyncClient(base_url=f"http://{addresses['http']}") as http:
             assert (await http.get("/healthz")).status_code == 200
-    await replica.kill()
 
 
 async def _are_two(directory: Path, before: set[int]) -> bool:
