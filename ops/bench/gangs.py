@@ -21,7 +21,8 @@ from workers.parallel.layout import ParallelLayout
 
 _CACHE_BYTES = 512 * 1024**2
 _DECODE_PROMPT, _DECODE_OUTPUT = 32, 64
-_REQUESTS, _PROMPT, _OUTPUT = 32, 32, 64
+_REQUESTS, _PROMPT, _OUTPUT = 96, 32, 64
+"""Enough that half of them, as each stage has at a time, still make large products."""
 
 Layouts = dict[str, ParallelSettings]
 
