@@ -46,7 +46,8 @@ class Decisions:
         self, request: RouteRequest, cause: str, candidates: Sequence[C], choice: Choice[C]
     ) -> None:
         """Count and remember a choice; to be called before the request is booked."""
-        self._metrics.routing_decisions.labels(request.model.name, self._policy, choice.basis).inc()
+        metrics = self._metrics.fleet
+        metrics.routing_decisions.labels(request.model.name, self._policy, choice.basis).inc()
         self._ring.append(
             Decision(
                 request.request_id,

@@ -177,7 +177,7 @@ class Dispatch:
         self._begun = True
         self._replica, self._sent_at = leg.link.member, leg.sent_at
         if leg.is_hedge:
-            self._metrics.hedges_won.labels(self._job.model.name).inc()
+            self._metrics.fleet.hedges_won.labels(self._job.model.name).inc()
         for other in part.legs:
             if other is not leg:
                 other.ticket.cancel()
@@ -303,7 +303,7 @@ class Dispatch:
         link = job.model.replicas.choose(route, part.lost, refused, cause)
         if link is None:
             return False
-        self._metrics.dispatches.labels(job.model.name, cause).inc()
+        self._metrics.fleet.dispatches.labels(job.model.name, cause).inc()
         submit = job.submit(part.indices, token_ids, is_moved=self._begun)
         part.legs.append(Leg(link, link.submit(submit, self._news), now, cause == _HEDGE))
         part.heard_at = now

@@ -3,20 +3,15 @@
 import time
 from contextlib import ExitStack
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    start_http_server,
-)
+from prometheus_client import generate_latest, start_http_server
 
+from router.fleet.fleet_metrics import FleetMetrics
 from router.progress import Progress
+from router.response_cache.cache_metrics import CacheMetrics
+from router.series import MODEL, Series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 
 
@@ -24,129 +19,66 @@ class Metrics:
     """All series of one router, in a collector registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._series = series = Series()
         self._serving = ExitStack()
-        model = ("model",)
-        self.time_to_first_token = self._histogram(
-            "time_to_first_token_seconds", "From admission to the first token.", _LATENCY_S
+        self.fleet = FleetMetrics(series)
+        self.response_cache = CacheMetrics(
+            series, "response_cache", saved="Tokens, also of prompts, not computed for it."
         )
-        self.queue_time = self._histogram(
-            "request_queue_time_seconds", "From admission until the engine began.", _LATENCY_S
+        self.semantic_cache = CacheMetrics(
+            series, "semantic_cache", saved="Tokens not generated for it."
         )
-        self.time_per_output_token = self._histogram(
+        self.time_to_first_token = series.histogram(
+            "time_to_first_token_seconds", "From admission to the first token."
+        )
+        self.queue_time = series.histogram(
+            "request_queue_time_seconds", "From admission until the engine began."
+        )
+        self.time_per_output_token = series.histogram(
             "time_per_output_token_seconds", "Mean gap between a request's tokens.", _TOKEN_S
         )
-        self.e2e_latency = self._histogram(
-            "e2e_request_latency_seconds", "From admission to the last token.", _LATENCY_S
+        self.e2e_latency = series.histogram(
+            "e2e_request_latency_seconds", "From admission to the last token."
         )
-        self.prompt_tokens = self._counter(
-            "prompt_tokens", "Prompt tokens of ended requests.", model
+        self.prompt_tokens = series.counter("prompt_tokens", "Prompt tokens of ended requests.")
+        self.cached_prompt_tokens = series.counter(
+            "cached_prompt_tokens", "Of these, found in the prefix cache."
         )
-        self.cached_prompt_tokens = self._counter(
-            "cached_prompt_tokens", "Of these, found in the prefix cache.", model
-        )
-        self.generation_tokens = self._counter(
-            "generation_tokens", "Tokens delivered to clients.", model
-        )
-        self.samples_finished = self._counter(
+        self.generation_tokens = series.counter("generation_tokens", "Tokens delivered to clients.")
+        self.samples_finished = series.counter(
             "samples_finished", "Samples by finish reason.", ("model", "finish_reason")
         )
-        self.requests_failed = self._counter(
+        self.requests_failed = series.counter(
             "requests_failed", "Requests by error reason.", ("model", "reason")
         )
-        self.queue_wait = self._histogram(
-            "queue_wait_seconds", "From the router's queue until it was let through.", _LATENCY_S
+        self.queue_wait = series.histogram(
+            "queue_wait_seconds", "From the router's queue until it was let through."
         )
-        self.queue_length = self._gauge("queue_length", "Requests in the router's queue.", model)
-        self.quota_away = self._counter(
+        self.queue_length = series.gauge("queue_length", "Requests in the router's queue.", MODEL)
+        self.quota_away = series.counter(
             "quota_unchecked_requests", "Let in unchecked, because Redis was away.", ()
         )
-        self.requests_refused = self._counter(
+        self.requests_refused = series.counter(
             "requests_refused", "Requests not tried, by whose and why.", ("tenant", "reason")
         )
-        self.dispatches = self._counter(
-            "dispatches", "Requests sent to a replica, by why it was tried.", ("model", "cause")
-        )
-        self.routing_decisions = self._counter(
-            "routing_decisions",
-            "Choices of a replica, by what they went by.",
-            ("model", "policy", "basis"),
-        )
-        self.model_fallbacks = self._counter(
+        self.model_fallbacks = series.counter(
             "model_fallbacks",
             "Requests that went on to another model, by the one that could not take them.",
             ("model", "reason"),
         )
-        self.catalog_age = self._gauge(
+        self.catalog_age = series.gauge(
             "catalog_age_seconds", "Since the catalog was read; grows while Redis is away."
         )
-        self.response_cache_lookups = self._counter(
-            "response_cache_lookups",
-            "Requests looked for in the response cache: hit, miss, broken, unavailable.",
-            ("model", "result"),
+        self.embedding_time = series.histogram(
+            "semantic_cache_embedding_seconds", "Embedding a prompt to look for it."
         )
-        self.response_cache_answers = self._counter(
-            "response_cache_answers",
-            "Answers to be kept there: kept, too_large, unavailable.",
-            ("model", "result"),
-        )
-        self.response_cache_saved_tokens = self._counter(
-            "response_cache_saved_tokens", "Tokens, also of prompts, not computed for it.", model
-        )
-        self.semantic_cache_lookups = self._counter(
-            "semantic_cache_lookups",
-            "Requests looked for in the semantic cache: hit, miss, broken, unavailable, failed.",
-            ("model", "result"),
-        )
-        self.semantic_cache_answers = self._counter(
-            "semantic_cache_answers",
-            "Answers to be kept there: kept, too_large, unavailable.",
-            ("model", "result"),
-        )
-        self.semantic_cache_saved_tokens = self._counter(
-            "semantic_cache_saved_tokens", "Tokens not generated for it.", model
-        )
-        self.semantic_cache_embedding_time = self._histogram(
-            "semantic_cache_embedding_seconds", "Embedding a prompt to look for it.", _LATENCY_S
-        )
-        self.load_exchange_failures = self._counter(
-            "load_exchange_failures", "Times that other routers' load could not be read.", ()
-        )
-        self.hedges_won = self._counter(
-            "hedges_won", "Requests that the second replica they were sent to began first.", model
-        )
-        self.requests_in_flight = self._gauge("requests_in_flight", "Requests accepted, not ended.")
-        self.registry_age = self._gauge(
-            "registry_age_seconds", "Since the registry was read; grows while Redis is away."
-        )
-        self.prefix_blocks = self._gauge(
-            "prefix_index_blocks", "KV blocks known to be cached by some replica.", model
-        )
-        self.prefix_expected = self._gauge(
-            "prefix_index_expected_blocks", "KV blocks that prompts just sent may leave.", model
-        )
-        self.prefix_replicas = self._gauge(
-            "prefix_index_replicas", "Replicas whose cached blocks are known.", model
-        )
-        self.prefix_gaps = self._counter(
-            "prefix_index_gaps", "Times that updates of a replica's cache were missing.", ()
-        )
-        self.prefix_resyncs = self._counter(
-            "prefix_index_resyncs", "Times that all of a replica's cached blocks were read.", ()
-        )
-        self.prefix_age = self._gauge(
-            "prefix_index_age_seconds", "Since Redis last said what replicas have cached."
-        )
-        self.replicas_ready = self._gauge("replicas_ready", "Replicas that take requests.", model)
-        self.breakers = self._gauge(
-            "replica_breakers",
-            "Replicas by the state of the breaker that keeps requests away from those that fail.",
-            ("model", "state"),
+        self.requests_in_flight = series.gauge(
+            "requests_in_flight", "Requests accepted, not ended."
         )
 
     def serve(self, host: str, port: int) -> None:
         """Answer at a port of their own too, until `close`. Raises OSError if it is taken."""
-        server, thread = start_http_server(port, host, self._registry)
+        server, thread = start_http_server(port, host, self._series.registry)
         self._serving.callback(thread.join)
         self._serving.callback(server.server_close)
         self._serving.callback(server.shutdown)
@@ -157,7 +89,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """All series in the text format of CONTENT_TYPE."""
-        return generate_latest(self._registry)
+        return generate_latest(self._series.registry)
 
     def count_tokens(self, model: str, progress: Progress) -> None:
         """Count the tokens of a request and their times, however it ended."""
@@ -178,14 +110,3 @@ class Metrics:
             self.time_per_output_token.labels(model).observe(seconds)
         for reason in progress.finish_reasons:
             self.samples_finished.labels(model, reason).inc()
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"trunkline:{name}", text, ("model",), buckets=buckets, registry=self._registry
-        )
-
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"trunkline:{name}", text, labels, registry=self._registry)
-
-    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-        return Gauge(f"trunkline:{name}", text, labels, registry=self._registry)

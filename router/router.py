@@ -69,8 +69,8 @@ class Router:
         follower = PrefixFollower(
             registry.redis,
             registry.namespace,
-            on_gap=self.metrics.prefix_gaps.inc,
-            on_resync=self.metrics.prefix_resyncs.inc,
+            on_gap=self.metrics.fleet.prefix_gaps.inc,
+            on_resync=self.metrics.fleet.prefix_resyncs.inc,
         )
         self._fleet = Fleet(registry, follower, self._make_replicas, self._on_model)
         self._auth = Authenticator(
@@ -108,7 +108,7 @@ class Router:
         self._shared_load = SharedLoad(
             Reservations(registry.redis, registry.namespace, self._router_id),
             lambda: self._fleet.estimates,
-            self.metrics.load_exchange_failures,
+            self.metrics.fleet.load_exchange_failures,
         )
         max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
         stall_s = settings.client_stall_s
@@ -128,8 +128,8 @@ class Router:
             shares_port=settings.processes > 1,
         )
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
-        self.metrics.registry_age.set_function(lambda: self._fleet.age_s)
-        self.metrics.prefix_age.set_function(lambda: follower.age_s)
+        self.metrics.fleet.registry_age.set_function(lambda: self._fleet.age_s)
+        self.metrics.fleet.prefix_age.set_function(lambda: follower.age_s)
         self.metrics.catalog_age.set_function(lambda: self._catalog.age_s)
 
     async def start(self) -> dict[str, str]:
@@ -209,7 +209,7 @@ class Router:
         return ReplicaLink(record, estimate, breaker, self._router_id, silence_s, on_change)
 
     async def _on_model(self, model: ServedModel) -> None:
-        metrics, name, prefixes = self.metrics, model.name, model.prefixes
+        metrics, name, prefixes = self.metrics.fleet, model.name, model.prefixes
         metrics.replicas_ready.labels(name).set_function(lambda: model.replicas.num_ready)
         for state in BreakerState:
             breakers = metrics.breakers.labels(name, state.name.lower())

@@ -1,9 +1,8 @@
 """Requests that were answered before get the same answer again."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -15,10 +14,10 @@ from trunkline.v1 import inference_pb2 as pb
 from cluster.settings import ResponseCacheSettings
 from router.job import Job
 from router.metrics import Metrics
-from router.pause import Pause
 from router.progress import Progress
-from router.response_cache.answer import BrokenAnswerError, Recording, seal, unseal
+from router.response_cache.answer import BrokenAnswerError, Recording, unseal
 from router.response_cache.answer_store import AnswerStore
+from router.response_cache.keeper import Keeper
 from router.response_cache.replay import replay
 from router.response_cache.request_key import is_repeatable, request_key, scope_of
 
@@ -26,11 +25,7 @@ Message = TypeVar("Message", pb.GenerateResponse, pb.ChatResponse)
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_S = 0.25
-"""How long a request waits for Redis to say whether it was answered before."""
 _PAUSE_S = 1.0
-_MAX_CALLS = 32
-"""Connections to Redis at a time."""
 
 
 class _Place(NamedTuple):
@@ -52,16 +47,14 @@ class ResponseCache:
         self, redis: Redis, namespace: str, settings: ResponseCacheSettings, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._metrics = metrics.response_cache
         self._store = AnswerStore(
             redis,
             namespace,
             ttl_ms=max(1, int(settings.ttl_s * 1000)),
             max_bytes=settings.max_bytes,
         )
-        self._calls = asyncio.Semaphore(_MAX_CALLS)
-        self._pause = Pause(_PAUSE_S, time.monotonic)
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeper = Keeper(self._metrics, _PAUSE_S)
 
     def through(
         self,
@@ -82,7 +75,7 @@ class ResponseCache:
 
     async def close(self) -> None:
         """Wait until everything is kept that is to be."""
-        await asyncio.gather(*self._keeping)
+        await self._keeper.close()
 
     async def _through(
         self,
@@ -98,28 +91,32 @@ class ResponseCache:
                 for message in replay(answer, job, progress, kind, pb.CACHE_SOURCE_EXACT):
                     yield message
                 saved = progress.prompt_tokens + progress.completion_tokens
-                self._metrics.response_cache_saved_tokens.labels(place.model).inc(saved)
+                self._metrics.saved_tokens.labels(place.model).inc(saved)
                 return
             recording = Recording(job.n, self._settings.max_answer_bytes)
             async for message in fresh:
                 recording.add(message)
                 yield message
-            self._keep(place, recording)
+            self._keeper.keep(
+                place.model,
+                place.digest,
+                recording,
+                partial(self._store.put, place.scope, place.digest),
+            )
 
     async def _find(self, place: _Place) -> internal.Answer | None:
         result, answer = await self._read(place)
-        self._metrics.response_cache_lookups.labels(place.model, result).inc()
+        self._metrics.lookups.labels(place.model, result).inc()
         return answer
 
     async def _read(self, place: _Place) -> tuple[str, internal.Answer | None]:
         """What came of looking, in a word, and the answer."""
-        if self._pause.is_on:
+        if self._keeper.is_away:
             return "unavailable", None
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._calls:
-                value = await self._store.get(place.scope, place.digest)
+            value = await self._keeper.ask(self._store.get(place.scope, place.digest))
         except (RedisError, OSError) as error:
-            self._fail("answers cannot be read", error)
+            self._keeper.note_failure("answers cannot be read", error)
             return "unavailable", None
         if value is None:
             return "miss", None
@@ -128,36 +125,6 @@ class ResponseCache:
         except BrokenAnswerError as error:
             log.warning("a kept answer is broken", model=place.model, error=str(error))
             return "broken", None
-
-    def _keep(self, place: _Place, recording: Recording) -> None:
-        if recording.is_too_large:
-            self._count_kept(place, "too_large")
-        answer = recording.whole()
-        if answer is not None:
-            # Not waited for: the client has its answer.
-            keeping = asyncio.create_task(self._write(place, seal(place.digest, answer)))
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
-
-    async def _write(self, place: _Place, value: bytes) -> None:
-        if self._pause.is_on:
-            self._count_kept(place, "unavailable")
-            return
-        try:
-            async with self._calls:
-                await self._store.put(place.scope, place.digest, value)
-        except (RedisError, OSError) as error:
-            self._fail("answers cannot be kept", error)
-            self._count_kept(place, "unavailable")
-        else:
-            self._count_kept(place, "kept")
-
-    def _count_kept(self, place: _Place, result: str) -> None:
-        self._metrics.response_cache_answers.labels(place.model, result).inc()
-
-    def _fail(self, what: str, error: Exception) -> None:
-        self._pause.begin()
-        log.warning(what, error=str(error) or type(error).__name__)
 
 
 def _place_of(job: Job) -> _Place:

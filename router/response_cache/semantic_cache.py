@@ -1,11 +1,11 @@
 """Requests get the answer that one with nearly the same meaning has got."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -20,26 +20,21 @@ from router.embedder import Embedder, Floats
 from router.fleet.served_model import ServedModel
 from router.job import Job
 from router.metrics import Metrics
-from router.pause import Pause
 from router.progress import Progress
-from router.response_cache.answer import BrokenAnswerError, Recording, seal, unseal
+from router.response_cache.answer import BrokenAnswerError, Recording, unseal
 from router.response_cache.answer_store import AnswerStore
+from router.response_cache.keeper import Keeper
 from router.response_cache.replay import replay
 from router.response_cache.request_key import is_repeatable, request_key, scope_of
 from router.response_cache.semantic_store import SemanticStore
 from router.response_cache.vector_group import VectorGroup, VectorGroups, to_bytes
 
 Message = TypeVar("Message", pb.GenerateResponse, pb.ChatResponse)
-Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
-_PATIENCE_S = 0.25
-"""How long a request waits for an answer of Redis."""
 _PAUSE_S = 5.0
 """In which nothing is embedded either, for there would be nothing to compare it with."""
-_MAX_CALLS = 32
-"""Connections to Redis at a time."""
 _MAX_LOCAL_BYTES = 256 * 1024**2
 """Vectors that a router has at hand."""
 
@@ -76,7 +71,8 @@ class SemanticCache:
         self._max_answer_bytes = answers.max_answer_bytes
         self._find = find
         self._embedder = embedder
-        self._metrics = metrics
+        self._metrics = metrics.semantic_cache
+        self._embedding_time = metrics.embedding_time
         self._answers = {
             model: AnswerStore(
                 redis,
@@ -88,9 +84,7 @@ class SemanticCache:
         }
         self._vectors = SemanticStore(redis, namespace)
         self._groups = VectorGroups(_MAX_LOCAL_BYTES)
-        self._calls = asyncio.Semaphore(_MAX_CALLS)
-        self._pause = Pause(_PAUSE_S, time.monotonic)
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeper = Keeper(self._metrics, _PAUSE_S)
 
     def through(
         self,
@@ -112,7 +106,7 @@ class SemanticCache:
 
     async def close(self) -> None:
         """Wait until everything is kept that is to be."""
-        await asyncio.gather(*self._keeping)
+        await self._keeper.close()
 
     async def _through(
         self,
@@ -126,25 +120,25 @@ class SemanticCache:
         async with aclosing(fresh):
             model = job.model.name
             result, place, answer = await self._look_up(job, given, on_sent)
-            self._metrics.semantic_cache_lookups.labels(model, result).inc()
+            self._metrics.lookups.labels(model, result).inc()
             if answer is not None:
                 for message in replay(answer, job, progress, kind, pb.CACHE_SOURCE_SEMANTIC):
                     yield message
                 saved = progress.completion_tokens
-                self._metrics.semantic_cache_saved_tokens.labels(model).inc(saved)
+                self._metrics.saved_tokens.labels(model).inc(saved)
                 return
             recording = Recording(job.n, self._max_answer_bytes)
             async for message in fresh:
                 recording.add(message)
                 yield message
             if place is not None:
-                self._keep(place, recording)
+                self._keeper.keep(place.model, place.digest, recording, partial(self._put, place))
 
     async def _look_up(
         self, job: Job, given: pb.RequestOptions, on_sent: Callable[[], None]
     ) -> tuple[str, _Place | None, internal.Answer | None]:
         """What came of looking, in a word; where to keep an answer, and the answer there is."""
-        if self._pause.is_on:
+        if self._keeper.is_away:
             return "unavailable", None, None
         try:
             place = await self._embed(job, given, on_sent)
@@ -154,7 +148,7 @@ class SemanticCache:
         try:
             found = await self._nearest(place)
         except (RedisError, OSError) as error:
-            self._fail("answers cannot be read", error)
+            self._keeper.note_failure("answers cannot be read", error)
             return "unavailable", None, None
         except BrokenAnswerError as error:
             log.warning("a kept answer is broken", model=place.model, error=str(error))
@@ -172,7 +166,7 @@ class SemanticCache:
         deadline = min(job.deadline, began + wishes.embedding_timeout_s)
         vector = await self._embedder.embed(job, model, deadline, on_sent)
         elapsed_s = time.monotonic() - began
-        self._metrics.semantic_cache_embedding_time.labels(job.model.name).observe(elapsed_s)
+        self._embedding_time.labels(job.model.name).observe(elapsed_s)
         salt = job.route.cache_salt
         return _Place(
             job.model.name,
@@ -189,13 +183,13 @@ class SemanticCache:
         Raises RedisError, OSError and BrokenAnswerError.
         """
         group = self._groups.of(place.group, len(place.vector))
-        await self._call(self._refresh(place, group))
+        await self._keeper.ask(self._refresh(place, group))
         self._groups.trim()
         neighbour = group.nearest(place.vector)
         if neighbour is None or neighbour.similarity < self._settings[place.model].threshold:
             return None
         digest = bytes.fromhex(neighbour.name.decode())
-        value = await self._call(self._answers[place.model].get(place.scope, digest))
+        value = await self._keeper.ask(self._answers[place.model].get(place.scope, digest))
         # None where the answer went before its vector, for want of room.
         return None if value is None else unseal(digest, value)
 
@@ -207,47 +201,17 @@ class SemanticCache:
             values = await self._vectors.vectors(place.group, missing)
             group.update(change.version, change.names, dict(zip(missing, values, strict=True)))
 
-    async def _call(self, call: Coroutine[Any, Any, Result]) -> Result:
-        async with asyncio.timeout(_PATIENCE_S), self._calls:
-            return await call
-
-    def _keep(self, place: _Place, recording: Recording) -> None:
-        if recording.is_too_large:
-            self._count_kept(place, "too_large")
-        answer = recording.whole()
-        if answer is not None:
-            # Not waited for: the client has its answer.
-            keeping = asyncio.create_task(self._write(place, seal(place.digest, answer)))
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
-
-    async def _write(self, place: _Place, value: bytes) -> None:
-        if self._pause.is_on:
-            self._count_kept(place, "unavailable")
-            return
+    async def _put(self, place: _Place, value: bytes) -> None:
+        """Keep an answer and its vector. Raises RedisError and OSError."""
         wishes = self._settings[place.model]
-        try:
-            async with self._calls:
-                await self._answers[place.model].put(place.scope, place.digest, value)
-                await self._vectors.put(
-                    place.group,
-                    place.digest.hex().encode(),
-                    to_bytes(place.vector),
-                    ttl_ms=_ttl_ms(wishes),
-                    max_entries=wishes.max_entries,
-                )
-        except (RedisError, OSError) as error:
-            self._fail("answers cannot be kept", error)
-            self._count_kept(place, "unavailable")
-        else:
-            self._count_kept(place, "kept")
-
-    def _count_kept(self, place: _Place, result: str) -> None:
-        self._metrics.semantic_cache_answers.labels(place.model, result).inc()
-
-    def _fail(self, what: str, error: Exception) -> None:
-        self._pause.begin()
-        log.warning(what, error=str(error) or type(error).__name__)
+        await self._answers[place.model].put(place.scope, place.digest, value)
+        await self._vectors.put(
+            place.group,
+            place.digest.hex().encode(),
+            to_bytes(place.vector),
+            ttl_ms=_ttl_ms(wishes),
+            max_entries=wishes.max_entries,
+        )
 
 
 def _may_be_served(given: pb.RequestOptions) -> bool:
