@@ -110,23 +110,7 @@ class Router:
             lambda: self._fleet.estimates,
             self.metrics.fleet.load_exchange_failures,
         )
-        max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
-        stall_s = settings.client_stall_s
-        admin = GrpcAdmin(self._decisions, self._auth)
-        self._grpc = GrpcServer(
-            service,
-            admin,
-            max_message_bytes=max_message_bytes,
-            stall_s=stall_s,
-            shares_port=settings.processes > 1,
-        )
-        self._http = HttpServer(
-            service,
-            self.metrics,
-            max_body_bytes=max_message_bytes,
-            stall_s=stall_s,
-            shares_port=settings.processes > 1,
-        )
+        self._grpc, self._http = self._make_servers(service)
         self.metrics.requests_in_flight.set_function(lambda: self._gate.in_flight)
         self.metrics.fleet.registry_age.set_function(lambda: self._fleet.age_s)
         self.metrics.fleet.prefix_age.set_function(lambda: follower.age_s)
@@ -195,6 +179,26 @@ class Router:
         except TimeoutError:
             log.warning("requests are cut off", in_flight=self._gate.in_flight)
         await asyncio.gather(self._grpc.stop(_FLUSH_S), self._http.stop())
+
+    def _make_servers(self, service: InferenceService) -> tuple[GrpcServer, HttpServer]:
+        settings = self._settings
+        max_message_bytes = settings.max_prompt_bytes + _FRAMING_BYTES
+        stall_s, shares_port = settings.client_stall_s, settings.processes > 1
+        grpc_server = GrpcServer(
+            service,
+            GrpcAdmin(self._decisions, self._auth),
+            max_message_bytes=max_message_bytes,
+            stall_s=stall_s,
+            shares_port=shares_port,
+        )
+        http_server = HttpServer(
+            service,
+            self.metrics,
+            max_body_bytes=max_message_bytes,
+            stall_s=stall_s,
+            shares_port=shares_port,
+        )
+        return grpc_server, http_server
 
     def _make_replicas(self) -> ReplicaSet:
         prefixes = PrefixDirectory(self._settings.max_index_blocks)

@@ -27,16 +27,16 @@ class Seen(NamedTuple):
 
 
 class Client(Protocol):
-    """Asks in one of three ways, with a prompt and the length of the answer."""
+    """Asks in the way that is called for, with a prompt and the length of the answer.
+
+    Over gRPC there is `tokenize` beside these.
+    """
 
     async def stream(self, prompt: str, max_tokens: int) -> Seen:
         """Tokens as they come."""
 
     async def whole(self, prompt: str, max_tokens: int) -> Seen:
         """One answer for all tokens."""
-
-    async def tokenize(self, prompt: str, max_tokens: int) -> Seen:
-        """No model at all."""
 
 
 class GrpcClient:
@@ -121,10 +121,6 @@ class HttpClient:
         body = await self._reader.readexactly(await self._ask(prompt, max_tokens, stream=False))
         text = json.loads(body)["choices"][0]["text"]
         return Seen(perf_counter() - start, 1, len(text))
-
-    async def tokenize(self, prompt: str, max_tokens: int) -> Seen:
-        """Not to be had over this protocol."""
-        raise NotImplementedError
 
     async def _ask(self, prompt: str, max_tokens: int, *, stream: bool) -> int:
         """Send a request and read the answer's head; returns the length of its body, if told."""
