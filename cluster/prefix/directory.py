@@ -2,11 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from cluster.prefix.bisection import bisected_depths
 from cluster.prefix.events import joined, split
 from cluster.prefix.prefix_index import PrefixIndex
 from cluster.prefix.speculation import Speculation
+
+
+class Held(NamedTuple):
+    """How many of a prompt's first blocks replicas hold; those that hold none are left out."""
+
+    depths: Mapping[str, int]
+    """In all, those included that they are about to hold."""
+    lowered: Mapping[str, int]
+    """Of these, the blocks that are in host memory only, which come after the others."""
 
 
 class PrefixDirectory:
@@ -21,6 +31,8 @@ class PrefixDirectory:
         self._speculation = Speculation(clock)
         self._slots: dict[str, int] = {}
         self._members: dict[int, str] = {}
+        self._devices: dict[str, int] = {}
+        """Slots that hold what is on devices, of replicas that have spoken of host memory too."""
         self._known: set[str] = set()
 
     @property
@@ -50,9 +62,20 @@ class PrefixDirectory:
 
         Replicas that hold none are left out.
         """
-        depths = {self._members[slot]: depth for slot, depth in self._held(hashes).items()}
+        return self.held(hashes).depths
+
+    def held(self, hashes: Sequence[bytes]) -> Held:
+        """How many of the first of these blocks each replica holds, and where."""
+        by_slot = self._by_slot(hashes)
+        members = self._members
+        depths = {members[slot]: depth for slot, depth in by_slot.items() if slot in members}
+        lowered = {
+            member: depths[member] - by_slot.get(slot, 0)
+            for member, slot in self._devices.items()
+            if depths.get(member, 0) > by_slot.get(slot, 0)
+        }
         depths.update(self._speculation.depths(hashes, depths))
-        return depths
+        return Held(depths, lowered)
 
     def expect(self, hashes: Sequence[bytes], member: str) -> None:
         """A prompt with these blocks was sent to the replica, which will hold them all soon.
@@ -69,22 +92,32 @@ class PrefixDirectory:
         return member in self._known
 
     def store(self, member: str, hashes: bytes) -> None:
-        """The replica says that it holds these blocks: 16 bytes each, parents before children."""
-        if member not in self._slots:
-            slot = self._index.open_slot()
-            self._slots[member], self._members[slot] = slot, member
-        self._index.store(self._slots[member], hashes)
+        """The replica says that its device holds these blocks: 16 bytes each, parents before
+        children."""
+        self._index.store(self._slot(member), hashes)
+        if (device := self._devices.get(member)) is not None:
+            self._index.store(device, hashes)
+        self._settle(member, hashes)
+
+    def lower(self, member: str, hashes: bytes) -> None:
+        """The replica says that it holds these blocks in host memory, and not on its device."""
+        if not hashes:
+            return
+        self._index.store(self._slot(member), hashes)
+        if member not in self._devices:
+            self._devices[member] = self._index.copy_slot(self._slot(member))
+        self._index.remove(self._devices[member], hashes)
         self._settle(member, hashes)
 
     def remove(self, member: str, hashes: bytes) -> None:
         """The replica says that it does not hold these blocks any more."""
-        if (slot := self._slots.get(member)) is not None:
+        for slot in self._slots_of(member):
             self._index.remove(slot, hashes)
         self._settle(member, hashes)
 
     def clear(self, member: str) -> None:
         """The replica says that it holds nothing any more."""
-        if (slot := self._slots.get(member)) is not None:
+        for slot in self._slots_of(member):
             self._index.clear(slot)
         self._speculation.forget(member)
 
@@ -100,11 +133,23 @@ class PrefixDirectory:
         """The replica is gone."""
         self.doubt(member)
         self._speculation.forget(member)
-        if (slot := self._slots.pop(member, None)) is not None:
-            del self._members[slot]
+        for slot in self._slots_of(member):
+            self._members.pop(slot, None)
             self._index.close_slot(slot)
+        self._slots.pop(member, None)
+        self._devices.pop(member, None)
 
-    def _held(self, hashes: Sequence[bytes]) -> Mapping[int, int]:
+    def _slot(self, member: str) -> int:
+        """The slot that holds what the replica does, wherever."""
+        if member not in self._slots:
+            slot = self._index.open_slot()
+            self._slots[member], self._members[slot] = slot, member
+        return self._slots[member]
+
+    def _slots_of(self, member: str) -> list[int]:
+        return [slots[member] for slots in (self._slots, self._devices) if member in slots]
+
+    def _by_slot(self, hashes: Sequence[bytes]) -> Mapping[int, int]:
         """How many of the first of these blocks each slot holds, by replicas' word."""
         if self._index.is_largest:
             # Some in the middle may have been displaced; those asked for are to stay.

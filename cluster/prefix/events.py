@@ -11,7 +11,9 @@ class CacheChange(Enum):
     """What has happened to blocks of an engine's cache."""
 
     STORED = auto()
-    """They can be found now."""
+    """They can be found on the device now."""
+    LOWERED = auto()
+    """They can be found in host memory, and not on the device any more."""
     REMOVED = auto()
     """They cannot be found any more."""
     CLEARED = auto()
@@ -56,21 +58,22 @@ class UpdateError(Exception):
 class Update(NamedTuple):
     """One entry of a replica's stream: what became of its blocks in one transaction.
 
-    Hashes are joined, 16 bytes each; no block is both stored and removed.
+    Hashes are joined, 16 bytes each; no block is in more than one of these.
     """
 
     sequence_number: int
     """One more than the entry's before it, from 1 on for each incarnation of a replica."""
     stored: bytes = b""
+    lowered: bytes = b""
     removed: bytes = b""
     cleared: bool = False
     """Nothing of what was cached before is cached now; applies before the rest."""
     rewritten: bool = False
-    """The replica's set of resident blocks was written anew, and is to be read anew."""
+    """The replica's sets of blocks were written anew, and are to be read anew."""
 
     def fields(self) -> dict[bytes, bytes]:
         """The entry's fields; its id is the sequence number."""
-        found = {_STORED: self.stored, _REMOVED: self.removed}
+        found = {_STORED: self.stored, _LOWERED: self.lowered, _REMOVED: self.removed}
         flags = {_CLEARED: self.cleared, _REWRITTEN: self.rewritten}
         return {name: blocks for name, blocks in found.items() if blocks} | {
             name: b"1" for name, is_set in flags.items() if is_set
@@ -80,14 +83,15 @@ class Update(NamedTuple):
     def from_entry(cls, entry_id: bytes, fields: Mapping[bytes, bytes]) -> "Update":
         """The update of a stream's entry. Raises UpdateError if it is none."""
         number, _, _ = entry_id.partition(b"-")
-        stored, removed = fields.get(_STORED, b""), fields.get(_REMOVED, b"")
-        for name, blocks in ("stored", stored), ("removed", removed):
+        stored, lowered, removed = (fields.get(name, b"") for name in (_STORED, _LOWERED, _REMOVED))
+        for name, blocks in ("stored", stored), ("lowered", lowered), ("removed", removed):
             if len(blocks) % HASH_SIZE_BYTES:
                 raise UpdateError(f"{name}: got {len(blocks)} bytes, expected a multiple of 16")
-        return cls(int(number), stored, removed, _CLEARED in fields, _REWRITTEN in fields)
+        return cls(int(number), stored, lowered, removed, _CLEARED in fields, _REWRITTEN in fields)
 
 
-_STORED, _REMOVED, _CLEARED, _REWRITTEN = b"stored", b"removed", b"cleared", b"rewritten"
+_STORED, _LOWERED, _REMOVED = b"stored", b"lowered", b"removed"
+_CLEARED, _REWRITTEN = b"cleared", b"rewritten"
 
 
 class PrefixKeys(NamedTuple):
@@ -96,16 +100,17 @@ class PrefixKeys(NamedTuple):
     stream: str
     """Updates, the newest ones."""
     resident: str
-    """The set of hashes of its cached blocks."""
+    """The set of hashes of the blocks on its device."""
+    lowered: str
+    """The set of those that it has in host memory only."""
     number: str
     """The last update's sequence number."""
 
     @classmethod
     def of(cls, namespace: str, member: str) -> "PrefixKeys":
         """Those of the replica `member`."""
-        return cls(
-            *(f"{namespace}:{kind}:{member}" for kind in ("blocks", "resident", "blocks-number"))
-        )
+        kinds = ("blocks", "resident", "lowered", "blocks-number")
+        return cls(*(f"{namespace}:{kind}:{member}" for kind in kinds))
 
 
 def joined(hashes: Iterable[bytes]) -> bytes:

@@ -35,7 +35,7 @@ class _Followed:
         self.member = member
         self.directory = directory
         self.number = 0
-        # Whether what is known is its set as of update `number`; whether to read its set.
+        # Whether what is known is its sets as of update `number`; whether to read its sets.
         self.is_synced = False
         self.is_wanted = True
 
@@ -55,7 +55,7 @@ class PrefixFollower:
         on_gap: Callable[[], None],
         on_resync: Callable[[], None],
     ) -> None:
-        """`on_gap` is called when an update is missing, `on_resync` when a set was read."""
+        """`on_gap` is called when an update is missing, `on_resync` when all blocks were read."""
         self._redis = redis
         self._namespace = namespace
         self._on_gap = on_gap
@@ -99,11 +99,12 @@ class PrefixFollower:
                 await self._read_set(followed)
 
     async def _read_set(self, followed: _Followed) -> None:
-        """Read a replica's set as it was at some update or later: updates that it has seen already
-        change nothing when they are read again."""
-        member, directory = followed.member, followed.directory
-        number = int(await self._redis.get(followed.keys.number) or 0)
-        chunks = await self._blocks(followed.keys.resident) if number else []
+        """Read a replica's sets as they were at some update or later: updates that they have seen
+        already change nothing when they are read again."""
+        member, directory, keys = followed.member, followed.directory, followed.keys
+        number = int(await self._redis.get(keys.number) or 0)
+        resident = await self._blocks(keys.resident) if number else []
+        lowered = await self._blocks(keys.lowered) if number else []
         if not self._is_followed(followed):
             return
         followed.number, followed.is_wanted = number, False
@@ -111,11 +112,12 @@ class PrefixFollower:
             # It has said nothing yet, or Redis has forgotten it: the replica will tell it all.
             return
         directory.clear(member)
-        for chunk in chunks:
-            directory.store(member, chunk)
-            await asyncio.sleep(0)
-            if not self._is_followed(followed):
-                return
+        for take, chunks in (directory.store, resident), (directory.lower, lowered):
+            for chunk in chunks:
+                take(member, chunk)
+                await asyncio.sleep(0)
+                if not self._is_followed(followed):
+                    return
         followed.is_synced = True
         directory.trust(member)
         self._on_resync()
@@ -188,6 +190,7 @@ class PrefixFollower:
             directory.clear(member)
         directory.remove(member, update.removed)
         directory.store(member, update.stored)
+        directory.lower(member, update.lowered)
         return None
 
     def _miss(self, followed: _Followed, number: int) -> None:

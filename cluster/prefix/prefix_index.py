@@ -84,6 +84,14 @@ class PrefixIndex:
             self._holders = np.concatenate((self._holders, more), axis=1)
         return slot
 
+    def copy_slot(self, slot: int) -> int:
+        """A slot that holds what another one does."""
+        copy = self.open_slot()
+        (word, bit), (copy_word, copy_bit) = _bit(slot), _bit(copy)
+        holds = (self._holders[:, word] & bit) != 0
+        self._holders[holds, copy_word] |= copy_bit
+        return copy
+
     def close_slot(self, slot: int) -> None:
         """Forget what the replica holds; the slot is another one's next."""
         self.clear(slot)

@@ -32,10 +32,11 @@ class PrefixPublisher:
         self._block_log = block_log
         self._period_s = lease_s / _RENEWALS_PER_LEASE
         self._resident: set[bytes] = set()
+        self._lowered: set[bytes] = set()
         self._number = 0
-        # Whether Redis has the set as of update `_number`; what has changed since then.
+        # Whether Redis has the sets as of update `_number`; what has changed since then.
         self._is_written = False
-        self._changes: dict[bytes, bool] = {}
+        self._changes: dict[bytes, CacheChange] = {}
         self._is_cleared = False
         self._news = asyncio.Event()
         self._is_away = False
@@ -61,16 +62,18 @@ class PrefixPublisher:
     def _note(self, change: CacheChange, hashes: list[bytes]) -> None:
         if change is CacheChange.CLEARED:
             self._resident.clear()
+            self._lowered.clear()
             self._changes, self._is_cleared = {}, True
             return
-        is_stored = change is CacheChange.STORED
-        if is_stored:
+        self._resident.difference_update(hashes)
+        self._lowered.difference_update(hashes)
+        if change is CacheChange.STORED:
             self._resident.update(hashes)
-        else:
-            self._resident.difference_update(hashes)
+        elif change is CacheChange.LOWERED:
+            self._lowered.update(hashes)
         if self._is_written:
-            # Otherwise the whole set is to be written, and changes would only gather.
-            self._changes.update(dict.fromkeys(hashes, is_stored))
+            # Otherwise the whole sets are to be written, and changes would only gather.
+            self._changes.update(dict.fromkeys(hashes, change))
 
     async def _write(self) -> bool:
         """Bring Redis up to date, or see whether it is; returns whether it answers as it should."""
@@ -80,7 +83,8 @@ class PrefixPublisher:
             elif self._changes or self._is_cleared:
                 self._is_written = await self._block_log.append(self._next_update())
             else:
-                self._is_written = await self._block_log.renew(self._number, len(self._resident))
+                counts = len(self._resident), len(self._lowered)
+                self._is_written = await self._block_log.renew(self._number, *counts)
         except (RedisError, OSError) as error:
             # What was to be written may have been, or may be yet.
             self._is_written = False
@@ -90,15 +94,15 @@ class PrefixPublisher:
         return self._is_written
 
     async def _rewrite(self) -> None:
-        """Write the whole set; what is noted meanwhile comes after it."""
+        """Write the whole sets; what is noted meanwhile comes after them."""
         self._number += 1
-        number, blocks = self._number, list(self._resident)
+        number, resident, lowered = self._number, list(self._resident), list(self._lowered)
         self._changes, self._is_cleared = {}, False
         self._is_written = True
-        known = await self._block_log.rewrite(number, blocks)
+        known = await self._block_log.rewrite(number, resident, lowered)
         self._is_written = known == number
         self._number = max(number, known)
-        log.info("cached blocks are written anew: %d", len(blocks))
+        log.info("cached blocks are written anew: %d", len(resident) + len(lowered))
 
     def _next_update(self) -> Update:
         """The first of the changes."""
@@ -111,10 +115,15 @@ class PrefixPublisher:
             self._changes = {}
         self._number += 1
         is_cleared, self._is_cleared = self._is_cleared, False
+
+        def changed(change: CacheChange) -> bytes:
+            return joined(block for block, last in changes.items() if last is change)
+
         return Update(
             self._number,
-            stored=joined(block for block, is_stored in changes.items() if is_stored),
-            removed=joined(block for block, is_stored in changes.items() if not is_stored),
+            stored=changed(CacheChange.STORED),
+            lowered=changed(CacheChange.LOWERED),
+            removed=changed(CacheChange.REMOVED),
             cleared=is_cleared,
         )
 

@@ -30,8 +30,8 @@ async def test_a_new_router_knows_at_once_and_then_follows(
 ) -> None:
     one, other = await make_replica("one"), await make_replica("other")
     log = _log(redis, namespace, one)
-    await log.rewrite(1, BLOCKS[:3])
-    await _log(redis, namespace, other).rewrite(1, BLOCKS[2:])
+    await log.rewrite(1, BLOCKS[:3], [])
+    await _log(redis, namespace, other).rewrite(1, BLOCKS[2:], [])
     async with running_router(registry) as client:
         await _until_metric(client, "prefix_index_blocks", 5, model="tiny")
         await _until_metric(client, "prefix_index_replicas", 2, model="tiny")
@@ -48,7 +48,7 @@ async def test_missing_updates_are_counted_and_made_up_for(
     redis: Redis, namespace: str, client: Client, replica: FakeReplica
 ) -> None:
     log = _log(redis, namespace, replica)
-    await log.rewrite(1, BLOCKS[:1])
+    await log.rewrite(1, BLOCKS[:1], [])
     await _until_metric(client, "prefix_index_blocks", 1, model="tiny")
     async with redis.pipeline(transaction=True) as together:
         # As if both had come between two looks, and the stream had been cut in between.

@@ -43,13 +43,15 @@ class FaultyLog(BlockLog):
         base = super().append
         return await self._send(lambda: base(update))
 
-    async def rewrite(self, number: int, blocks: Collection[bytes]) -> int:
+    async def rewrite(
+        self, number: int, resident: Collection[bytes], lowered: Collection[bytes]
+    ) -> int:
         base = super().rewrite
-        return await self._send(lambda: base(number, blocks))
+        return await self._send(lambda: base(number, resident, lowered))
 
-    async def renew(self, number: int, num_blocks: int) -> bool:
+    async def renew(self, number: int, num_resident: int, num_lowered: int) -> bool:
         base = super().renew
-        return await self._send(lambda: base(number, num_blocks))
+        return await self._send(lambda: base(number, num_resident, num_lowered))
 
     async def deliver_late(self) -> None:
         """What was held up arrives now, the last first, unless Redis has just gone away."""
@@ -76,6 +78,9 @@ class FakeCache:
     def __init__(self, redis: Redis, namespace: str, member: str) -> None:
         self.member = member
         self.cached: set[bytes] = set()
+        """On the device."""
+        self.lowered: set[bytes] = set()
+        """In host memory only."""
         self.log = FaultyLog(redis, namespace, member)
         self.publisher = PrefixPublisher(self.log, LEASE_S)
         self._events = CacheEvents()
@@ -85,16 +90,26 @@ class FakeCache:
         for block in blocks:
             if block not in self.cached:
                 self.cached.add(block)
+                self.lowered.discard(block)
                 self._events.note(CacheChange.STORED, block)
+
+    def lower(self, blocks: Collection[bytes]) -> None:
+        for block in blocks:
+            if block not in self.lowered:
+                self.lowered.add(block)
+                self.cached.discard(block)
+                self._events.note(CacheChange.LOWERED, block)
 
     def remove(self, blocks: Collection[bytes]) -> None:
         for block in blocks:
-            if block in self.cached:
-                self.cached.remove(block)
+            if block in self.cached | self.lowered:
+                self.cached.discard(block)
+                self.lowered.discard(block)
                 self._events.note(CacheChange.REMOVED, block)
 
     def clear(self) -> None:
         self.cached.clear()
+        self.lowered.clear()
         self._events.note_cleared()
 
     def tell(self) -> None:

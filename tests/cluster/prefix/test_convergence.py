@@ -67,6 +67,8 @@ class Cluster:
         match step.name:
             case "store":
                 replica.store(step.blocks)
+            case "lower":
+                replica.lower(step.blocks)
             case "remove":
                 replica.remove(step.blocks)
             case "clear":
@@ -100,6 +102,8 @@ class Cluster:
                 await self.redis.xtrim(keys.stream, 0, approximate=False)
             case "lose the set":
                 await self.redis.delete(keys.resident)
+            case "lose the other set":
+                await self.redis.delete(keys.lowered)
             case "lose the number":
                 await self.redis.delete(keys.number)
             case "flush":
@@ -121,14 +125,18 @@ class Cluster:
                 await asyncio.sleep(0.002)
 
     def is_right(self) -> bool:
-        """Whether the router's index is what replicas have cached."""
-        cached = {replica.member: replica.cached for replica in self.replicas}
+        """Whether the router's index is what replicas have cached, and where."""
+        cached = {r.member: r.cached | r.lowered for r in self.replicas}
+        lowered = {r.member: r.lowered for r in self.replicas}
         return (
             self.directory.num_blocks == len(set().union(*cached.values()))
             and all(self.directory.is_known(member) for member in cached)
             and all(
-                self.directory.depths([block])
-                == {m: 1 for m, held in cached.items() if block in held}
+                self.directory.held([block])
+                == tuple(
+                    {m: 1 for m, blocks in tier.items() if block in blocks}
+                    for tier in (cached, lowered)
+                )
                 for block in BLOCKS
             )
         )
@@ -174,7 +182,7 @@ class Cluster:
 
 REPLICA = st.integers(0, 1)
 SOME = st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=8)
-CHANGES = st.builds(Step, st.sampled_from(["store", "store", "remove"]), REPLICA, SOME)
+CHANGES = st.builds(Step, st.sampled_from(["store", "store", "lower", "remove"]), REPLICA, SOME)
 FAULTS = st.builds(
     Step,
     st.just("faults"),
@@ -189,6 +197,7 @@ MISHAPS = st.builds(
             "deliver late",
             "lose updates",
             "lose the set",
+            "lose the other set",
             "lose the number",
             "flush",
             "restart redis",

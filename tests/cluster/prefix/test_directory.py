@@ -47,6 +47,31 @@ def test_replicas_are_told_apart_and_those_that_hold_nothing_left_out(
     assert directory.num_blocks == 0
 
 
+def test_what_is_in_host_memory_only_is_held_and_told_apart(directory: PrefixDirectory) -> None:
+    directory.store(A, joined(PROMPT))
+    directory.store(B, joined(PROMPT[:6]))
+    directory.lower(A, joined(PROMPT[4:]))
+    assert directory.held(PROMPT) == ({A: 10, B: 6}, {A: 6})
+    assert directory.held(PROMPT[:4]) == ({A: 4, B: 4}, {})
+    directory.store(A, joined(PROMPT[4:6]))
+    directory.remove(A, joined(PROMPT[8:]))
+    assert directory.held(PROMPT) == ({A: 8, B: 6}, {A: 2})
+    directory.lower(B, joined(PROMPT[:8]))
+    assert directory.held(PROMPT) == ({A: 8, B: 8}, {A: 2, B: 8})
+    directory.clear(A)
+    assert directory.held(PROMPT) == ({B: 8}, {B: 8})
+    directory.forget(B)
+    directory.store(A, joined(PROMPT[:2]))
+    assert directory.held(PROMPT) == ({A: 2}, {})
+    assert directory.num_blocks == 2
+
+
+def test_what_is_expected_is_not_in_host_memory(directory: PrefixDirectory) -> None:
+    directory.lower(A, joined(PROMPT[:3]))
+    directory.expect(PROMPT[3:], A)
+    assert directory.held(PROMPT) == ({A: 10}, {A: 3})
+
+
 def test_a_prompt_is_expected_at_once_and_for_two_seconds(
     directory: PrefixDirectory, clock: Clock
 ) -> None:

@@ -64,6 +64,12 @@ class IndexMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
+    def copy(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.held)))
+        self.held[self.index.copy_slot(slot)] = set(self.held[slot])
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
     def go(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.held)))
         self.index.close_slot(slot)

@@ -54,6 +54,10 @@ def stored(*blocks: bytes) -> list[CacheEvent]:
     return [CacheEvent(CacheChange.STORED, list(blocks))]
 
 
+def lowered(*blocks: bytes) -> list[CacheEvent]:
+    return [CacheEvent(CacheChange.LOWERED, list(blocks))]
+
+
 def removed(*blocks: bytes) -> list[CacheEvent]:
     return [CacheEvent(CacheChange.REMOVED, list(blocks))]
 
@@ -80,6 +84,28 @@ async def test_set_stream_and_number_say_the_same(
         cached |= {update.stored[i : i + 16] for i in range(0, len(update.stored), 16)}
         cached -= {update.removed[i : i + 16] for i in range(0, len(update.removed), 16)}
     assert cached == {BLOCKS[9]}
+
+
+async def test_a_block_is_in_one_set_at_a_time(
+    redis: Redis, keys: PrefixKeys, publisher: PrefixPublisher
+) -> None:
+    """On the device or in host memory only, also when Redis is told anew."""
+
+    async def has(resident: set[bytes], lower: set[bytes]) -> bool:
+        sets = [await redis.smembers(key) for key in (keys.resident, keys.lowered)]
+        return sets == [resident, lower]
+
+    first, second, third = ({block} for block in BLOCKS[:3])
+    publisher.note(stored(*BLOCKS[:3]))
+    await until(lambda: has(first | second | third, set()))
+    publisher.note(lowered(*BLOCKS[1:3]))
+    await until(lambda: has(first, second | third))
+    publisher.note([*stored(BLOCKS[1]), *removed(BLOCKS[2])])
+    await until(lambda: has(first | second, set()))
+    publisher.note(lowered(BLOCKS[1]))
+    await until(lambda: has(first, second))
+    await redis.delete(keys.lowered)
+    await until(lambda: has(first, second))
 
 
 async def test_what_changes_twice_before_it_is_written_is_told_once(
@@ -122,10 +148,10 @@ async def test_more_than_one_update_can_hold_arrives(
 async def test_keys_end_by_themselves_and_are_prolonged_while_the_replica_lives(
     redis: Redis, keys: PrefixKeys, publisher: PrefixPublisher
 ) -> None:
-    publisher.note(stored(*BLOCKS))
+    publisher.note([*stored(*BLOCKS), *lowered(BLOCKS[0])])
 
     async def all_there() -> bool:
-        return await redis.exists(*keys) == 3
+        return await redis.exists(*keys) == len(keys)
 
     await until(all_there)
     life_ms = 10 * LEASE_S * 1000
@@ -157,7 +183,7 @@ async def test_a_replica_that_leaves_in_order_leaves_nothing(
 
 async def test_the_stream_does_not_grow_without_end(redis: Redis, keys: PrefixKeys) -> None:
     block_log = BlockLog(redis, keys.stream.partition(":")[0], MEMBER, LEASE_S)
-    assert await block_log.rewrite(1, []) == 1
+    assert await block_log.rewrite(1, [], []) == 1
     for number in range(2, 3 * MAX_UPDATES):
         assert await block_log.append(Update(number, stored=os.urandom(16)))
     assert MAX_UPDATES <= await redis.xlen(keys.stream) <= 1.2 * MAX_UPDATES
@@ -167,7 +193,7 @@ async def test_an_update_is_taken_once_and_only_after_the_one_before(
     redis: Redis, block_log: BlockLog, keys: PrefixKeys
 ) -> None:
     assert not await block_log.append(Update(1, stored=BLOCKS[0]))
-    assert await block_log.rewrite(1, BLOCKS[:2]) == 1
+    assert await block_log.rewrite(1, BLOCKS[:2], BLOCKS[2:3]) == 1
     assert await block_log.append(Update(2, removed=BLOCKS[0]))
     assert await block_log.append(Update(2, removed=BLOCKS[0]))
     assert await redis.xlen(keys.stream) == 2
@@ -175,12 +201,14 @@ async def test_an_update_is_taken_once_and_only_after_the_one_before(
     assert not await block_log.append(Update(1, removed=BLOCKS[1]))
     assert await redis.smembers(keys.resident) == {BLOCKS[1]}
     # A set that was on its way for too long is not wanted any more.
-    assert await block_log.rewrite(2, BLOCKS) == 2
-    assert await block_log.rewrite(1, BLOCKS) == 2
+    assert await block_log.rewrite(2, BLOCKS, []) == 2
+    assert await block_log.rewrite(1, BLOCKS, []) == 2
     assert await redis.smembers(keys.resident) == {BLOCKS[1]}
-    assert await block_log.renew(2, 1)
-    assert not await block_log.renew(2, 2)
-    assert not await block_log.renew(1, 1)
+    assert await redis.smembers(keys.lowered) == {BLOCKS[2]}
+    assert await block_log.renew(2, 1, 1)
+    assert not await block_log.renew(2, 2, 1)
+    assert not await block_log.renew(2, 1, 0)
+    assert not await block_log.renew(1, 1, 1)
 
 
 async def test_a_redis_that_does_not_answer_holds_nobody_up(
@@ -207,7 +235,7 @@ async def test_a_redis_that_does_not_answer_holds_nobody_up(
 
 
 def test_entries_that_are_no_updates_are_refused() -> None:
-    update = Update(7, joined(BLOCKS[:2]), BLOCKS[3], cleared=True)
+    update = Update(7, joined(BLOCKS[:2]), BLOCKS[4], BLOCKS[3], cleared=True)
     assert Update.from_entry(b"7-0", update.fields()) == update
     with pytest.raises(UpdateError, match="stored: got 3 bytes"):
         Update.from_entry(b"7-0", {b"stored": b"abc"})
