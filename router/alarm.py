@@ -18,6 +18,11 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will ring."""
+        return self._timer is not None
+
     def set(self, at: float) -> None:
         """Ring at this time alone, on time.monotonic(); never, if it is infinity."""
         self._at = at

@@ -81,6 +81,9 @@ class Dispatch:
         Raises RequestError (NO_REPLICA, QUEUE_FULL, REPLICA_LOST, DEADLINE_EXCEEDED, and what
         replicas find wrong with the job).
         """
+        if self._alarm.is_set and all(part.legs for part in self._parts):
+            # Hearing of a part puts off what is due to it, so the alarm is early at worst.
+            await self._news.wait()
         while True:
             self._news.clear()
             now = time.monotonic()
@@ -174,7 +177,9 @@ class Dispatch:
 
     def _begin(self, part: Part, leg: Leg) -> None:
         """The first to answer has the job; where it was sent beside that, it is cancelled."""
-        self._begun = True
+        if not self._begun:
+            self._begun = True
+            self._alarm.cancel()  # From now on a halt is what is due.
         self._replica, self._sent_at = leg.link.member, leg.sent_at
         if leg.is_hedge:
             self._metrics.fleet.hedges_won.labels(self._job.model.name).inc()

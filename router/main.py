@@ -25,6 +25,8 @@ from router.router import Router
 log = structlog.get_logger(__name__)
 
 _EXIT_SETTINGS = 2
+_YOUNG_OBJECTS = 10_000
+"""Garbage is looked for when there are so many more objects than at the last time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +71,7 @@ async def _serve(settings: Settings, redis_url: str) -> None:
     addresses = await router.start()
     # What there is now stays: nobody need look for garbage in it, with all requests waiting.
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
     print(json.dumps(addresses), flush=True)
     try:
         await router.serve_until(told_to_stop)

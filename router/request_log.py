@@ -55,9 +55,10 @@ class RequestLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._metrics.count_tokens(self.model, self.progress)
+        requests = self._metrics.requests.of(self.model)
+        requests.count_tokens(self.progress)
         if error is None:
-            self._metrics.count_success(self.model, self.progress)
+            requests.count_success(self.progress)
             self._bound().info("request done", finish=self.progress.finish_reasons)
         elif isinstance(error, RequestError):
             self._fail(error.reason, error.message)

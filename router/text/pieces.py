@@ -35,6 +35,7 @@ class Pieces:
             for token in tokenizer.get_added_tokens_decoder().values()
             if token.special
         }
+        self._first: dict[int, bytes | None] = {}
         self._inner: dict[int, bytes] = {}
         self._spelled: dict[int, bytes] = {}
 
@@ -55,8 +56,10 @@ class Pieces:
 
     def first(self, token_id: int) -> bytes | None:
         """The token's bytes at the start of a text; None if the token is no text at all."""
-        token = self._plain_token(token_id)
-        return None if token is None else self._spell_first(token)
+        if token_id not in self._first:
+            token = self._plain_token(token_id)
+            self._first[token_id] = None if token is None else self._spell_first(token)
+        return self._first[token_id]
 
     def spelled(self, token_id: int) -> bytes:
         """The token's bytes inside a text, special tokens as their name."""

@@ -29,9 +29,13 @@ def check_options(options: pb.RequestOptions, vocab_size: int) -> None:
     """Every option within the range that the contract names."""
     check_request_id(options.request_id)
     _check_session_id(options.session_id)
-    check_sampling(options.sampling, vocab_size)
-    _check_stop(options.stop, vocab_size)
-    _check_logprobs(options.logprobs)
+    # Where nothing is said, there is nothing to read, which takes most of the time.
+    if options.HasField("sampling"):
+        check_sampling(options.sampling, vocab_size)
+    if options.HasField("stop"):
+        _check_stop(options.stop, vocab_size)
+    if options.HasField("logprobs"):
+        _check_logprobs(options.logprobs)
     check_range("options.n", options.n, 0, 128)
     check_range("options.priority", options.priority, -100, 100)
     _check_metadata(options)
