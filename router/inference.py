@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from trunkline.v1 import inference_pb2 as pb
 
+from cluster.errors import RequestError
 from cluster.tenants import Tenant
 from router.admission import Admission
 from router.auth import Authenticator
@@ -71,6 +72,17 @@ class InferenceService:
     def is_ready(self) -> bool:
         """Whether this router should be sent requests: it knows a model and is not draining."""
         return self._gate.is_open and bool(self._fleet.models)
+
+    async def check_caller(self, call: Call) -> None:
+        """Whether whoever calls may ask for anything at all, before the request is read.
+
+        The methods below look for themselves; a request that ends here is counted as theirs are.
+        """
+        try:
+            await self._auth.tenant(call)
+        except RequestError:
+            with RequestLog(self._metrics, call):
+                raise
 
     def generate(
         self, request: pb.GenerateRequest, call: Call

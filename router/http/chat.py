@@ -34,11 +34,10 @@ class ChatEndpoint:
 
     async def create(self, request: Request) -> Response:
         """One answer, whole or in events."""
+        call = call_of(request)
+        await self._service.check_caller(call)
         body = parse(ChatBody, await read_body(request, self._max_body_bytes))
-        answered = replies(
-            [self._service.chat(_chat_request(body, request), call_of(request))],
-            _params(body),
-        )
+        answered = replies([self._service.chat(_chat_request(body, request), call)], _params(body))
         if body.stream:
             head = new_head(request, "chat.completion.chunk", "chatcmpl")
             return EventStream(_events(answered, head, body), self._stall_s)

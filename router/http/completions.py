@@ -37,6 +37,8 @@ class CompletionEndpoint:
 
     async def create(self, request: Request) -> Response:
         """The continuations of all prompts of a body, whole or in events."""
+        call = call_of(request)
+        await self._service.check_caller(call)
         body = parse(CompletionBody, await read_body(request, self._max_body_bytes))
         body.check_best_of()
         prompts = body.prompts()
@@ -45,7 +47,6 @@ class CompletionEndpoint:
             _generate_request(body, headers, prompt, f"{request_id(request)}.{number}")
             for number, prompt in enumerate(prompts)
         ]
-        call = call_of(request)
         choices = await self._choices(body, prompts, call)
         answered = replies([self._service.generate(one, call) for one in asked], _params(body))
         head = new_head(request, "text_completion", "cmpl")

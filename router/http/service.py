@@ -15,6 +15,9 @@ class Service(Protocol):
     def is_ready(self) -> bool:
         """Whether this router should be sent requests."""
 
+    async def check_caller(self, call: Call) -> None:
+        """Whether whoever calls may ask for anything at all. Raises RequestError."""
+
     def generate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.GenerateResponse, None]:

@@ -222,6 +222,18 @@ async def test_over_http_health_and_metrics_are_open_and_the_rest_is_not(
         assert (await http.post("/v1/completions", json=body)).status_code == 200
 
 
+async def test_without_a_key_no_body_is_read(guarded: Client) -> None:
+    host, _, port = guarded.addresses["http"].rpartition(":")
+    for path in ("chat/completions", "completions"):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401"), "before the body came"
+        writer.close()
+    counted = {"tenant": "", "reason": "UNAUTHENTICATED"}
+    assert guarded.metric("trunkline:requests_refused_total", **counted) == 2
+
+
 async def test_the_sdk_brings_its_key_and_replicas_the_tenants_salt(
     guarded: Client, store: TenantStore, replica: FakeReplica
 ) -> None:

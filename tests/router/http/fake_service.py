@@ -36,6 +36,9 @@ class FakeService:
     closed: threading.Event = field(default_factory=threading.Event)
     """Set when one has been closed."""
 
+    async def check_caller(self, call: Call) -> None:
+        pass
+
     async def generate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
