@@ -1,25 +1,30 @@
-"""Chained block hashes: the one name that routers, engines and Redis give to a block of tokens.
+"""Block hashes: the one name that routers, engines and Redis give to a block of tokens.
 
-``h_0 = H(model fingerprint, adapter, tenant salt, block size)`` and ``h_i = H(h_{i-1}, tokens_i)``
-with H a keyed 128-bit BLAKE2b, so that equal hashes mean equal token prefixes under one root and
-tenants with different salts never meet.
+``h_0 = H(model fingerprint, adapter, tenant salt, block size)`` and ``h_i = H(h_0, tokens_1, ..,
+tokens_i)`` with H a keyed 128-bit BLAKE2b, so that equal hashes mean equal token prefixes under one
+root and tenants with different salts never meet. One running state reads all tokens once. A block
+that nobody asks for costs no more than that, which is a tenth of a hash.
 """
 
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import overload
 
 HASH_SIZE_BYTES = 16
-_KEYED = blake2b(digest_size=HASH_SIZE_BYTES, key=b"trunkline block hash v1")
-"""Copied for each hash: a new keyed state costs more than the hash itself."""
+_KEYED = blake2b(digest_size=HASH_SIZE_BYTES, key=b"trunkline block hash v2")
+"""Copied for each root: a new keyed state costs more than that."""
 _TOKEN_SIZE_BYTES = 4
+_STRIDE = 32
+"""Blocks between states that are kept, from which hashes in between are found."""
 
 
 def root_hash(
     model_fingerprint: str, block_size: int, *, adapter: str = "", salt: bytes = b""
 ) -> bytes:
-    """The hash that the first block of every prompt is chained to (16 bytes)."""
+    """The hash that all blocks of every prompt begin with (16 bytes)."""
     hasher = _KEYED.copy()
     for part in (model_fingerprint.encode(), adapter.encode(), salt, str(block_size).encode()):
         hasher.update(len(part).to_bytes(8, "little"))
@@ -27,14 +32,31 @@ def root_hash(
     return hasher.digest()
 
 
-def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """The hash (16 bytes) of one full block of `token_ids` that follows `parent`.
+class BlockHasher:
+    """Names the blocks of one sequence, in order, as they become full."""
 
-    Raises OverflowError if a token id is not in [0, 2**32).
-    """
-    hasher = _KEYED.copy()
-    hasher.update(parent + _token_bytes(token_ids))
-    return hasher.digest()
+    def __init__(self, root: bytes) -> None:
+        self._state = _KEYED.copy()
+        self._state.update(root)
+
+    def copy(self) -> "BlockHasher":
+        """One that has come as far, for a sequence that begins with the same blocks."""
+        other = BlockHasher(b"")
+        other._state = self._state.copy()
+        return other
+
+    def next(self, token_ids: Sequence[int], block_size: int) -> list[bytes]:
+        """The hashes (16 bytes each) of the full blocks that follow; of a partial last block
+        nothing is read.
+
+        Raises OverflowError if a token id is not in [0, 2**32).
+        """
+        tokens, length = _token_bytes(token_ids), block_size * _TOKEN_SIZE_BYTES
+        update, digest, hashes = self._state.update, self._state.digest, list[bytes]()
+        for start in range(0, len(tokens) - length + 1, length):
+            update(tokens[start : start + length])
+            hashes.append(digest())
+        return hashes
 
 
 def block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
@@ -42,16 +64,50 @@ def block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> list
 
     Raises OverflowError if a token id is not in [0, 2**32).
     """
-    tokens = _token_bytes(token_ids)
-    length = block_size * _TOKEN_SIZE_BYTES
-    hashes = []
-    parent, new = root, _KEYED.copy
-    for start in range(0, len(tokens) - length + 1, length):
-        hasher = new()
-        hasher.update(parent + tokens[start : start + length])
-        parent = hasher.digest()
-        hashes.append(parent)
-    return hashes
+    return BlockHasher(root).next(token_ids, block_size)
+
+
+class BlockHashes(Sequence[bytes]):
+    """What `block_hashes` gives, each hash computed when it is first asked for."""
+
+    __slots__ = ("_depths", "_found", "_length", "_num_blocks", "_states", "_tokens")
+
+    def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
+        """Raises OverflowError if a token id is not in [0, 2**32)."""
+        self._tokens = _token_bytes(token_ids)
+        self._length = block_size * _TOKEN_SIZE_BYTES
+        self._num_blocks = len(self._tokens) // self._length
+        self._found: dict[int, bytes] = {}
+        # States after so many blocks, in order.
+        self._depths = [0]
+        self._states = [_KEYED.copy()]
+        self._states[0].update(root)
+
+    def __len__(self) -> int:
+        return self._num_blocks
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._num_blocks))]
+        return self._found.get(index) or self._find(index)
+
+    def _find(self, index: int) -> bytes:
+        depth = range(1, self._num_blocks + 1)[index]
+        place, length = bisect_right(self._depths, depth), self._length
+        known, state = self._depths[place - 1], self._states[place - 1]
+        while known < depth:
+            state, start = state.copy(), known * length
+            known = min(depth, known - known % _STRIDE + _STRIDE)
+            state.update(self._tokens[start : known * length])
+            self._depths.insert(place, known)
+            self._states.insert(place, state)
+            place += 1
+        found = self._found[index] = state.digest()
+        return found
 
 
 def _token_bytes(token_ids: Sequence[int]) -> bytes:

@@ -159,7 +159,7 @@ class _Simulation:
         sequence = SimulatedSequence(
             num_prompt_tokens=len(prompt),
             output_tokens=turn.output_tokens,
-            hashes=self._all_hashes(request, client.conversation),
+            hashes=block_hashes(self._root, client.conversation, self._card.block_size),
             on_first_token=lambda: self._time.after(network_s, begin),
             on_end=lambda: self._time.after(network_s, end),
         )
@@ -173,12 +173,6 @@ class _Simulation:
         else:
             pause_s = client.session.turns[client.turn].pause_s
             self._time.after(pause_s, lambda: self._ask(client))
-
-    def _all_hashes(self, request: RouteRequest, conversation: Sequence[int]) -> list[bytes]:
-        """Of the full blocks of prompt and answer."""
-        hashes, size = request.block_hashes, self._card.block_size
-        parent = hashes[-1] if hashes else self._root
-        return hashes + block_hashes(parent, conversation[len(hashes) * size :], size)
 
     def _publish(self, member: str, events: Sequence[CacheEvent]) -> None:
         def hear() -> None:

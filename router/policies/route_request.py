@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from cluster.model_card import ModelCard
-from cluster.prefix.block_hash import block_hashes, root_hash
+from cluster.prefix.block_hash import BlockHashes, root_hash
 
 _root_hash = lru_cache(maxsize=1024)(root_hash)
 
@@ -35,10 +35,10 @@ class RouteRequest:
         return len(self.token_ids)
 
     @cached_property
-    def block_hashes(self) -> list[bytes]:
-        """Names of the prompt's full blocks, in order; computed when first asked for."""
+    def block_hashes(self) -> BlockHashes:
+        """Names of the prompt's full blocks, in order; each computed when first asked for."""
         card = self.model
         root = _root_hash(
             card.fingerprint, card.block_size, adapter=self.adapter, salt=self.cache_salt
         )
-        return block_hashes(root, self.token_ids, card.block_size)
+        return BlockHashes(root, self.token_ids, card.block_size)

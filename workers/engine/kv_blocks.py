@@ -3,7 +3,6 @@
 from array import array
 from bisect import bisect_left
 
-from cluster.prefix.block_hash import block_hash, block_hashes
 from cluster.prefix.events import CacheEvent
 from workers.engine.block_pool import BlockPool
 from workers.engine.host_tier import NO_TRANSFERS, HostTier, Transfers
@@ -92,9 +91,7 @@ class KVBlocks:
     def usable_hashes(self, sequence: Sequence) -> list[bytes]:
         """Of the blocks that the sequence could take from others."""
         if not sequence.block_hashes:
-            sequence.block_hashes = block_hashes(
-                sequence.group.root_hash, sequence.token_ids, self.block_size
-            )
+            sequence.block_hashes = sequence.hasher.next(sequence.token_ids, self.block_size)
         return sequence.block_hashes[: (len(sequence.token_ids) - 1) // self.block_size]
 
     def missing_hashes(self, sequence: Sequence) -> list[bytes]:
@@ -197,7 +194,7 @@ class KVBlocks:
         """Let `child`, which has the same tokens, share all of `parent`'s blocks."""
         self.pool.hold(number for number in parent.block_table if number)
         child.block_table = parent.block_table[:]
-        child.block_hashes = list(parent.block_hashes)
+        child.hasher, child.block_hashes = parent.hasher.copy(), list(parent.block_hashes)
         child.num_registered = parent.num_registered
         child.num_window_freed = parent.num_window_freed
         child.num_computed = parent.num_computed
@@ -211,7 +208,7 @@ class KVBlocks:
         for i in range(sequence.num_registered, sequence.num_computed // self.block_size):
             tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
             if i == len(hashes):
-                hashes.append(block_hash(hashes[-1] if i else sequence.group.root_hash, tokens))
+                hashes += sequence.hasher.next(tokens, self.block_size)
             parent = table[i - 1] if i else None
             table[i] = self.pool.register(table[i], hashes[i], parent, tokens)
             sequence.num_registered = i + 1

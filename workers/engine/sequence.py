@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from cluster.prefix.block_hash import BlockHasher
 from workers.engine.mean_pool import MeanPool
 from workers.engine.request import Request, Started, TokenLogprob
 
@@ -22,6 +23,7 @@ class Sequence:
         "block_hashes",
         "block_table",
         "group",
+        "hasher",
         "incarnation",
         "index",
         "num_computed",
@@ -44,6 +46,8 @@ class Sequence:
         self.incarnation = 0
         """How often it has lost its blocks. What steps bring forth for an earlier one is void."""
         self.block_table: BlockTable = array("q")
+        self.hasher = BlockHasher(group.root_hash)
+        """Has come as far as `block_hashes`."""
         self.block_hashes: list[bytes] = []
         self.num_registered = 0
         """Blocks of the table that have been offered to the prefix cache."""
@@ -103,7 +107,7 @@ class RequestGroup:
     max_output: int
     """Tokens that each sample may have at the most."""
     root_hash: bytes
-    """What the hash of the first block is chained to."""
+    """What the hashes of all blocks begin with."""
     live: list[Sequence] = field(default_factory=list)
     """Samples that have not ended; before the prompt is computed, the first one alone."""
     is_forked: bool = False
