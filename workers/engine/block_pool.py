@@ -46,9 +46,8 @@ class BlockPool:
         # Idle leaves by last use. Entries are not removed when they cease to be true, only skipped.
         self._leaves: list[tuple[int, int]] = []
         self._events: CacheEvents | None = None
-        self.on_evict: Callable[[int, bytes], bool] | None = None
-        """Told each cached block, and its hash, that is about to be given to somebody else. Says
-        whether it is kept elsewhere, of which listeners need not hear; see `lost_elsewhere`."""
+        self.on_evict: Callable[[int, bytes], None] | None = None
+        """Told each cached block, and its hash, that is about to be given to somebody else."""
 
     @property
     def num_blocks(self) -> int:
@@ -78,13 +77,9 @@ class BlockPool:
         """
         return self._events.take() if self._events is not None else []
 
-    def lost_elsewhere(self, hashes: Iterable[bytes]) -> None:
-        """Blocks that were kept elsewhere are not any more: listeners hear of those that are not
-        here either."""
-        if self._events is not None:
-            for block_hash in hashes:
-                if block_hash not in self._cached:
-                    self._events.note(CacheChange.REMOVED, block_hash)
+    def missing(self, hashes: Iterable[bytes]) -> list[bytes]:
+        """Those of some blocks that are not cached."""
+        return [block_hash for block_hash in hashes if block_hash not in self._cached]
 
     def allocate(self) -> int:
         """A block with one holder and undefined content. Raises OutOfBlocksError."""
@@ -257,10 +252,9 @@ class BlockPool:
             if self._is_idle_leaf(entry):
                 block = self._blocks[entry[1]]
                 parent = block.parent
-                is_kept = False
                 if self.on_evict is not None and block.hash is not None:
-                    is_kept = self.on_evict(block.number, block.hash)
-                self._uncache(block, is_kept=is_kept)
+                    self.on_evict(block.number, block.hash)
+                self._uncache(block)
                 self._num_idle -= 1
                 self._free.append(block.number)
                 if parent is not None and parent.holders == 0:
@@ -268,10 +262,10 @@ class BlockPool:
                 return
         raise OutOfBlocksError
 
-    def _uncache(self, block: _Block, *, is_kept: bool = False) -> None:
+    def _uncache(self, block: _Block) -> None:
         assert block.hash is not None
         del self._cached[block.hash]
-        if self._events is not None and not is_kept:
+        if self._events is not None:
             self._events.note(CacheChange.REMOVED, block.hash)
         block.hash = None
         if block.parent is not None:

@@ -90,6 +90,7 @@ class Engine:
         self._runner = ModelRunner(
             rank, self._gang.send, block_size=block_size, watch=self.stats.watch
         )
+        self._slots = rank.host
         self._redis = self._redis_tier(redis_part(self.model, settings, ranks, rank.host))
         self._scheduler = Scheduler(
             self.blocks,
@@ -198,6 +199,7 @@ class Engine:
             prefill_tokens_per_s=self._rates.prefill_tokens_per_s,
             decode_tokens_per_s=self._rates.decode_tokens_per_s,
             max_running_sequences=self._settings.max_num_seqs,
+            fetch_tokens_per_s=self._fetch_rate(),
         )
 
     def check_integrity(self) -> None:
@@ -254,6 +256,11 @@ class Engine:
             self.stats.tiers,
             lambda: self._rates.prefill_tokens_per_s,
         )
+
+    def _fetch_rate(self) -> float:
+        """Tokens per second that came from host memory; 0 as long as none have."""
+        num_tokens = self.stats.tiers.blocks_loaded * self.blocks.block_size
+        return num_tokens / self._slots.load_seconds if self._slots and num_tokens else 0.0
 
     def _note_deadline(self, deadline: float, request_id: str) -> None:
         """Remember a deadline, and forget those of requests that ended long before theirs."""

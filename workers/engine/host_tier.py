@@ -6,7 +6,7 @@ order, so a block is saved with what earlier steps wrote, and a slot is loaded w
 A block that is yet to be loaded is not to be copied from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -78,17 +78,21 @@ class HostTier:
         return self._pool.num_known
 
     def listen(self) -> None:
-        """Have `take_lost` tell what is given up from now on."""
+        """Have `take_changes` tell what is here now, and what comes or goes from now on."""
         with self._lock:
             self._pool.listen()
 
-    def take_lost(self) -> list[bytes]:
-        """The blocks that were given up since the last time, but for those forgotten by `clear`."""
+    def take_changes(self, gone: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """What came or went since the last time, and what is `gone` from the device: of these, the
+        blocks that can be found here now; and those that came or went that cannot, but for those
+        forgotten by `clear`."""
         with self._lock:
-            return self._pool.take_lost()
+            changed = self._pool.take_changed()
+            found = [h for h in changed.union(gone) if self._pool.find(h) is not None]
+            return found, list(changed.difference(found))
 
-    def evicted(self, block: int, block_hash: bytes) -> bool:
-        """A cached block is about to be given to somebody else; whether it is kept here."""
+    def evicted(self, block: int, block_hash: bytes) -> None:
+        """A cached block is about to be given to somebody else."""
         with self._lock:
             is_offered = self._offered.pop(block, None) == block_hash
             slot = self._loads.pop(block, None)
@@ -96,14 +100,12 @@ class HostTier:
                 self._pool.unpin(slot)
             if self._pool.find(block_hash) is not None:
                 self._pool.touch([block_hash])
-                return True
-            slot = self._save(block, block_hash)
-            if slot is None:
-                return False
-            outlet = None if is_offered else self._outlet
-            if outlet is not None and outlet.has_room(len(self._wishes), is_reused=False):
+                return
+            slot, outlet = self._save(block, block_hash), self._outlet
+            if slot is None or is_offered or outlet is None:
+                return
+            if outlet.has_room(len(self._wishes), is_reused=False):
                 self._wishes[slot] = block_hash
-            return True
 
     def found(self, hashes: Sequence[bytes], blocks: Sequence[int]) -> None:
         """Cached blocks of one chain, in order, are used by one more request."""

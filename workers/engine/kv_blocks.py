@@ -2,8 +2,9 @@
 
 from array import array
 from bisect import bisect_left
+from itertools import chain
 
-from cluster.prefix.events import CacheEvent
+from cluster.prefix.events import CacheChange, CacheEvent
 from workers.engine.block_pool import BlockPool
 from workers.engine.host_tier import NO_TRANSFERS, HostTier, Transfers
 from workers.engine.sequence import LoadedTokens, Sequence
@@ -138,11 +139,16 @@ class KVBlocks:
             self._host.listen()
 
     def take_events(self) -> list[CacheEvent]:
-        """What can be found here since the last time, and what cannot any more, in order; in the
-        pool or in host memory, which is nearly as good."""
+        """What can be found here since the last time, in the pool or only in host memory, and what
+        cannot any more, in order."""
+        events = self.pool.take_events()
         if self._host is not None:
-            self.pool.lost_elsewhere(self._host.take_lost())
-        return self.pool.take_events()
+            removed = (hashes for change, hashes in events if change is CacheChange.REMOVED)
+            lowered, lost = self._host.take_changes([*chain.from_iterable(removed)])
+            for change, hashes in (CacheChange.LOWERED, lowered), (CacheChange.REMOVED, lost):
+                if away := self.pool.missing(hashes):
+                    events.append(CacheEvent(change, away))
+        return events
 
     def hand_out_transfers(self) -> Transfers:
         """What the step that is planned now moves from and to host memory."""

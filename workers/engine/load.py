@@ -20,3 +20,5 @@ class Load:
     """Learned; 0 until known."""
     max_running_sequences: int
     """Sequences that may run at a time."""
+    fetch_tokens_per_s: float = 0.0
+    """From host memory to the device; 0 until known."""

@@ -21,19 +21,19 @@ class SlotPool:
         """Least recently used first."""
         self._hashes: dict[int, bytes] = {}
         self._pins: Counter[int] = Counter()
-        self._lost: set[bytes] | None = None
-        """Blocks given up since somebody asked last, if somebody does."""
+        self._changed: set[bytes] | None = None
+        """Blocks that came or went since somebody asked last, if somebody does."""
 
     def listen(self) -> None:
-        """Have `take_lost` tell what is given up from now on."""
-        self._lost = set()
+        """Have `take_changed` tell what is here now, and what comes or goes from now on."""
+        self._changed = set(self._by_hash)
 
-    def take_lost(self) -> list[bytes]:
-        """The blocks that were given up since the last time, and are in no slot again."""
-        if not self._lost:
-            return []
-        lost, self._lost = self._lost, set()
-        return [block_hash for block_hash in lost if block_hash not in self._by_hash]
+    def take_changed(self) -> set[bytes]:
+        """The blocks that came or went since the last time, but for those forgotten by `clear`."""
+        if not self._changed:
+            return set()
+        changed, self._changed = self._changed, set()
+        return changed
 
     @property
     def num_known(self) -> int:
@@ -104,6 +104,8 @@ class SlotPool:
         self._free.extend(slot for slot in self._hashes if slot not in self._pins)
         self._by_hash.clear()
         self._hashes.clear()
+        if self._changed is not None:
+            self._changed.clear()
 
     def check_integrity(self) -> None:
         """Raise AssertionError, which says what does not add up."""
@@ -118,6 +120,11 @@ class SlotPool:
     def _name(self, slot: int, block_hash: bytes) -> None:
         self._by_hash[block_hash] = slot
         self._hashes[slot] = block_hash
+        self._note(block_hash)
+
+    def _note(self, block_hash: bytes) -> None:
+        if self._changed is not None:
+            self._changed.add(block_hash)
 
     def _vacate(self) -> int | None:
         """A slot that is neither named nor pinned: a free one, or the least recently used."""
@@ -127,7 +134,6 @@ class SlotPool:
             if slot not in self._pins:
                 del self._by_hash[block_hash]
                 del self._hashes[slot]
-                if self._lost is not None:
-                    self._lost.add(block_hash)
+                self._note(block_hash)
                 return slot
         return None

@@ -1,5 +1,7 @@
 """A rank's blocks in host memory."""
 
+from time import perf_counter
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -34,6 +36,8 @@ class HostStore:
         self._rows: Bytes = self._slots.numpy()
         # Without torch, which takes longer for each of the many parts of a block than copying it.
         self._stores = [_bytes_of(store) for store in stores] if self._is_near else []
+        self.load_seconds = 0.0
+        """Spent in `load` so far."""
 
     @property
     def slot_bytes(self) -> int:
@@ -63,9 +67,16 @@ class HostStore:
 
     def load(self, pairs: list[tuple[int, int]]) -> None:
         """Copy (slot, block) to the cache. All ranks of the group call it with the same."""
-        if not self._is_near:
-            exchange_blocks(pairs, self._group, self._read, self._cache.write_blocks)
+        if not pairs:
             return
+        began = perf_counter()
+        if self._is_near:
+            self._load_near(pairs)
+        else:
+            exchange_blocks(pairs, self._group, self._read, self._cache.write_blocks)
+        self.load_seconds += perf_counter() - began
+
+    def _load_near(self, pairs: list[tuple[int, int]]) -> None:
         for slot, block in pairs:
             row, first = self._rows[slot], 0
             for store in self._stores:

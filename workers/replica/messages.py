@@ -95,6 +95,7 @@ def to_load(load: Load, *, draining: bool) -> internal.Load:
         decode_tokens_per_s=load.decode_tokens_per_s,
         draining=draining,
         max_running_sequences=load.max_running_sequences,
+        fetch_tokens_per_s=load.fetch_tokens_per_s,
     )
 
 

@@ -136,7 +136,7 @@ class CandidateCost(_message.Message):
     replica: _builtins.str
     """As replica_id@epoch."""
     cached_tokens: _builtins.int
-    """Prompt tokens that it holds on its device, and in lower tiers."""
+    """Prompt tokens that it holds on its device, and in host memory only."""
     fetchable_tokens: _builtins.int
     queued_prefill_tokens: _builtins.int
     pending_sequences: _builtins.int

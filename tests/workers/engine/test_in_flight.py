@@ -116,7 +116,7 @@ class House:
             fetches=None if delays is None else LateFetches(delays),
         )
         blocks.listen()
-        self.told: set[bytes] = set()
+        self.told: dict[bytes, CacheChange] = {}
         if misled:  # outputs seem to be short, so that more is started than has room
             for _ in range(20):
                 self.scheduler.output_length.observe(1)
@@ -186,17 +186,19 @@ class House:
         self.scheduler.blocks.pool.check_integrity([[n for n in s.block_table if n] for s in live])
 
     def _check_events(self) -> None:
-        """What listeners are told of is what can be found, in the pool or in host memory."""
+        """What listeners are told of is what can be found, in the pool or in host memory only."""
         for change, hashes in self.scheduler.blocks.take_events():
-            if change is CacheChange.STORED:
-                self.told.update(hashes)
-            else:
-                self.told.difference_update(hashes)
+            self.told.update(dict.fromkeys(hashes, change))
+        kinds = CacheChange.STORED, CacheChange.LOWERED
+        stored, lowered = ([h for h, last in self.told.items() if last is kind] for kind in kinds)
         pool = self.scheduler.blocks.pool
-        for block_hash in self.told:
-            is_in_slot = self.host is not None and self.host.num_found([block_hash]) == 1
-            assert is_in_slot or pool.match([block_hash])
-        assert pool.num_cached <= len(self.told)
+        assert pool.missing(stored) == []
+        assert pool.num_cached == len(stored)
+        assert pool.missing(lowered) == lowered
+        if self.host is not None:
+            assert all(self.host.num_found([block_hash]) for block_hash in lowered)
+            num_copies = sum(self.host.num_found([block_hash]) for block_hash in stored)
+            assert self.host.num_known == num_copies + len(lowered)
 
     def run(self, wishes: list[Wish]) -> None:
         for now in range(5000):

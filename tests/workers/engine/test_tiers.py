@@ -84,9 +84,11 @@ def check_in_turn(found: list[Answer], folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
 def test_prompts_come_back_from_host_memory(folder: Path, dtype: str) -> None:
     engine = Engine(folder, engine_settings(folder, 8, kv_cache_dtype=dtype))
+    assert engine.load().fetch_tokens_per_s == 0
     check_in_turn(in_turn(engine), folder, kv_cache_dtype=dtype)
     assert engine.stats.tiers.host_hit_tokens > 0
     assert engine.stats.tiers.blocks_loaded > 0
+    assert engine.load().fetch_tokens_per_s > 0
     engine.clear_prefix_cache()
     assert ask(engine, PROMPTS[0])[0].cached == 0
 

@@ -420,6 +420,7 @@ class Load(_message.Message):
     DECODE_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     MAX_RUNNING_SEQUENCES_FIELD_NUMBER: _builtins.int
+    FETCH_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     running_sequences: _builtins.int
     waiting_requests: _builtins.int
     queued_prefill_tokens: _builtins.int
@@ -433,6 +434,8 @@ class Load(_message.Message):
     """Takes no new requests."""
     max_running_sequences: _builtins.int
     """Sequences that may run at a time."""
+    fetch_tokens_per_s: _builtins.float
+    """From host memory to the device; 0 until known."""
     def __init__(
         self,
         *,
@@ -445,10 +448,11 @@ class Load(_message.Message):
         decode_tokens_per_s: _builtins.float = ...,
         draining: _builtins.bool = ...,
         max_running_sequences: _builtins.int = ...,
+        fetch_tokens_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "free_blocks", b"free_blocks", "max_running_sequences", b"max_running_sequences", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queued_prefill_tokens", b"queued_prefill_tokens", "running_sequences", b"running_sequences", "total_blocks", b"total_blocks", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_tokens_per_s", b"decode_tokens_per_s", "draining", b"draining", "fetch_tokens_per_s", b"fetch_tokens_per_s", "free_blocks", b"free_blocks", "max_running_sequences", b"max_running_sequences", "prefill_tokens_per_s", b"prefill_tokens_per_s", "queued_prefill_tokens", b"queued_prefill_tokens", "running_sequences", b"running_sequences", "total_blocks", b"total_blocks", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
