@@ -100,12 +100,17 @@ def _table(decision: admin.Decision) -> Table:
         table.add_row(
             ">" if cost.replica == decision.chosen else "",
             cost.replica,
-            *(f"{cost.cached_tokens}", f"{cost.pending_sequences}"),
+            *(_cached(cost), f"{cost.pending_sequences}"),
             *(f"{cost.queued_prefill_tokens}", _rate(cost.prefill_tokens_per_s)),
             *(f"{part:,.1f}" for part in parts),
             f"{cost.total_ms:,.1f}",
         )
     return table
+
+
+def _cached(cost: admin.CandidateCost) -> str:
+    """Tokens on the device, and in host memory only."""
+    return f"{cost.cached_tokens}" + (f"+{cost.fetchable_tokens}" if cost.fetchable_tokens else "")
 
 
 def _rate(tokens_per_s: float) -> str:

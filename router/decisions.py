@@ -31,6 +31,7 @@ class Decision(NamedTuple):
     loads: Sequence[ReplicaLoad]
     cached_tokens: Sequence[int]
     costs: Sequence[float]
+    fetched_tokens: Sequence[int]
 
 
 class Decisions:
@@ -61,6 +62,7 @@ class Decisions:
                 [candidate.load for candidate in candidates],
                 choice.cached_tokens,
                 choice.costs,
+                choice.fetched_tokens,
             )
         )
 
@@ -96,15 +98,18 @@ class Decisions:
 def _candidate(decision: Decision, index: int) -> admin.CandidateCost:
     load = decision.loads[index]
     cached_tokens = decision.cached_tokens[index] if decision.cached_tokens else 0
+    fetched_tokens = decision.fetched_tokens[index] if decision.fetched_tokens else 0
     message = admin.CandidateCost(
         replica=decision.members[index],
-        cached_tokens=cached_tokens,
+        cached_tokens=cached_tokens - fetched_tokens,
+        fetchable_tokens=fetched_tokens,
         queued_prefill_tokens=load.queued_prefill_tokens,
         pending_sequences=load.pending_sequences,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
     )
     if decision.costs:
-        parts = cost_parts(load, max(decision.num_prompt_tokens - cached_tokens, 1))
+        uncached_tokens = max(decision.num_prompt_tokens - cached_tokens, 1)
+        parts = cost_parts(load, uncached_tokens, fetched_tokens)
         message.queue_ms, message.prefill_ms = parts.queue_ms, parts.prefill_ms
         message.fetch_ms, message.decode_ms = parts.fetch_ms, parts.decode_ms
         message.work_ms, message.total_ms = parts.work_ms, decision.costs[index]

@@ -57,13 +57,6 @@ class PrefixDirectory:
         """Memory of the table of blocks."""
         return self._index.nbytes
 
-    def depths(self, hashes: Sequence[bytes]) -> Mapping[str, int]:
-        """How many of the first of these blocks each replica holds, or is about to hold.
-
-        Replicas that hold none are left out.
-        """
-        return self.held(hashes).depths
-
     def held(self, hashes: Sequence[bytes]) -> Held:
         """How many of the first of these blocks each replica holds, and where."""
         by_slot = self._by_slot(hashes)

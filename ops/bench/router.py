@@ -112,7 +112,7 @@ class _Bench:
     def _choose(self, policy: Policy, prompt: Sequence[int]) -> tuple[float, ...]:
         request = self._request("r", prompt)
         hashing, hashes = _timed(lambda: request.block_hashes)
-        looking, _ = _timed(lambda: self._prefixes.depths(hashes))
+        looking, _ = _timed(lambda: self._prefixes.held(hashes))
         choosing, choice = _timed(lambda: policy.choose(request, self._replicas))
         reserving, booking = _timed(lambda: self._reserve(request, choice))
         choice.candidate.release(booking)

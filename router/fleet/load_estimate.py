@@ -158,6 +158,7 @@ class LoadEstimate:
             typical_tokens_per_s=self._rates.typical,
             place_ms=self._place_ms(pending),
             decode_ms=self._decode_ms(pending),
+            fetch_tokens_per_s=report.fetch_tokens_per_s,
         )
 
     def _place_ms(self, pending: int) -> float:

@@ -68,13 +68,14 @@ class ReplicaSet:
         0 where nothing is known of their rates; some must be ready.
         """
         ready = [link for link in self._links.values() if link.is_ready]
-        depths = self.prefixes.depths(request.block_hashes)
-        block_size = request.model.block_size
+        held, block_size = self.prefixes.held(request.block_hashes), request.model.block_size
 
         def first_ms(link: ReplicaLink) -> float:
-            cached = depths.get(link.member, 0) * block_size
-            parts = cost_parts(link.estimate.load, max(request.num_prompt_tokens - cached, 1))
-            return parts.queue_ms + parts.prefill_ms + parts.decode_ms
+            cached = held.depths.get(link.member, 0) * block_size
+            fetched = held.lowered.get(link.member, 0) * block_size
+            uncached = max(request.num_prompt_tokens - cached, 1)
+            parts = cost_parts(link.estimate.load, uncached, fetched)
+            return parts.queue_ms + parts.prefill_ms + parts.fetch_ms + parts.decode_ms
 
         return 1e-3 * min(map(first_ms, ready))
 

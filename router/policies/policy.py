@@ -34,6 +34,8 @@ class Choice(NamedTuple, Generic[C]):
     """Prompt tokens that each candidate was believed to hold; empty where nobody looked."""
     costs: Sequence[float] = ()
     """Of each candidate, of which the least wins; empty where none were computed."""
+    fetched_tokens: Sequence[int] = ()
+    """Of `cached_tokens`, those that it has to fetch from host memory; empty where none has any."""
 
 
 class Policy(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Protocol
 
+from cluster.prefix.directory import Held
 from router.policies.dispatch_memory import DispatchMemory
 from router.policies.hash_ring import HashRing
 from router.policies.policy import C, Choice
@@ -15,13 +16,14 @@ _PRECISION = 0.05
 """By which learned rates of equal machines differ: what costs no more than that is a tie."""
 
 _NOTHING: Mapping[str, int] = {}
+_NOWHERE = Held(_NOTHING, _NOTHING)
 
 
 class Prefixes(Protocol):
     """Which replica holds how much of a prompt (cluster.prefix.directory)."""
 
-    def depths(self, hashes: Sequence[bytes]) -> Mapping[str, int]:
-        """How many of the first of these blocks each replica holds; none: left out."""
+    def held(self, hashes: Sequence[bytes]) -> Held:
+        """How many of the first of these blocks each replica holds, and where."""
 
     def expect(self, hashes: Sequence[bytes], member: str) -> None:
         """The replica was sent a prompt with these blocks beside those that it holds."""
@@ -47,44 +49,42 @@ class PrefixAware:
     def choose(self, request: RouteRequest, candidates: Sequence[C]) -> Choice[C]:
         """The candidate of least cost; among ties one is drawn."""
         hashes = request.block_hashes
-        basis, depths = self._whereabouts(hashes, candidates)
+        basis, held = self._whereabouts(hashes, candidates)
         if basis == "consistent_hash":
             key = hashes[min(len(hashes), _KEY_BLOCKS) - 1]
             chosen = self._ring.choose(key, candidates)
             choice = Choice(chosen, basis, request.num_prompt_tokens)
         else:
-            choice = self._cheapest(request, candidates, depths, basis)
+            choice = self._cheapest(request, candidates, held, basis)
         if hashes:
             member = choice.candidate.member
             self._memory.note(hashes, member)
-            self._prefixes.expect(hashes[depths.get(member, 0) :], member)
+            self._prefixes.expect(hashes[held.depths.get(member, 0) :], member)
         return choice
 
-    def _whereabouts(
-        self, hashes: Sequence[bytes], candidates: Sequence[C]
-    ) -> tuple[str, Mapping[str, int]]:
+    def _whereabouts(self, hashes: Sequence[bytes], candidates: Sequence[C]) -> tuple[str, Held]:
         """What to go by, and how many of the blocks candidates are believed to hold."""
         if not hashes:
-            return "least_loaded", _NOTHING
-        is_known, depths = self._prefixes.is_known, self._prefixes.depths(hashes)
+            return "least_loaded", _NOWHERE
+        is_known, held = self._prefixes.is_known, self._prefixes.held(hashes)
         unknown = {c.member for c in candidates if not is_known(c.member)}
         if not unknown:
-            return "index", depths
+            return "index", held
         sent = {m: d for m, d in self._memory.depths(hashes).items() if m in unknown}
-        depths = dict(depths)
+        depths = dict(held.depths)
         for member, depth in sent.items():
             depths[member] = max(depth, depths.get(member, 0))
         if len(unknown) < len(candidates):
-            return "index", depths
+            return "index", Held(depths, held.lowered)
         # Of a replica that is not known, the directory may say what is no more.
-        return ("dispatch_memory", sent) if sent else ("consistent_hash", _NOTHING)
+        return ("dispatch_memory", Held(sent, _NOTHING)) if sent else ("consistent_hash", _NOWHERE)
 
     def _cheapest(
-        self, request: RouteRequest, candidates: Sequence[C], depths: Mapping[str, int], basis: str
+        self, request: RouteRequest, candidates: Sequence[C], held: Held, basis: str
     ) -> Choice[C]:
         total, size = request.num_prompt_tokens, request.model.block_size
         loads = [candidate.load for candidate in candidates]
-        depth = depths.get
+        depth = held.depths.get
         cached = [size * depth(candidate.member, 0) for candidate in candidates]
         # One token is always computed: that which the first answer follows.
         uncached = [total - tokens or 1 for tokens in cached]
@@ -98,10 +98,15 @@ class PrefixAware:
                 tokens * (load.pending_sequences + 1.0)
                 for load, tokens in zip(loads, uncached, strict=True)
             ]
+        fetched: Sequence[int] = ()
+        if held.lowered:
+            fetched = [size * held.lowered.get(candidate.member, 0) for candidate in candidates]
+            for index, tokens in enumerate(fetched):
+                costs[index] += loads[index].fetch_token_ms * tokens
         least = min(costs)
         best = costs.index(least)
         tie = least + _PRECISION * loads[best].token_ms * uncached[best]
         ties = [index for index, cost in enumerate(costs) if cost <= tie]
         if len(ties) > 1:
             best = self._random.choice(ties)
-        return Choice(candidates[best], basis, uncached[best], cached, costs)
+        return Choice(candidates[best], basis, uncached[best], cached, costs, fetched)

@@ -2,6 +2,10 @@
 
 from typing import NamedTuple
 
+_FETCH_SHARE = 0.1
+"""Of what computing a token takes, what fetching it does where a replica has not fetched any yet:
+more than it is likely to be."""
+
 
 class ReplicaLoad(NamedTuple):
     """A replica's work at one moment: by its own word, and what was sent there since.
@@ -24,6 +28,8 @@ class ReplicaLoad(NamedTuple):
     """Cost of a request that is cached there whole; 0 without a rate."""
     token_ms: float = 0.0
     """Cost of each token that is not; 0 without a rate."""
+    fetch_token_ms: float = 0.0
+    """Cost of each token that is in its host memory only; 0 without a rate."""
 
     @classmethod
     def of(
@@ -35,13 +41,18 @@ class ReplicaLoad(NamedTuple):
         typical_tokens_per_s: float = 0.0,
         place_ms: float = 0.0,
         decode_ms: float = 0.0,
+        fetch_tokens_per_s: float = 0.0,
     ) -> "ReplicaLoad":
-        """The load with its costs; `place_ms` is how long one more sequence waits for a place."""
-        base_ms = token_ms = 0.0
+        """The load with its costs; `place_ms` is how long one more sequence waits for a place,
+        `fetch_tokens_per_s` is 0 while unknown."""
+        base_ms = token_ms = fetch_token_ms = 0.0
         if prefill_tokens_per_s:
             ms_per_token = 1e3 / prefill_tokens_per_s
             base_ms = queued_prefill_tokens * ms_per_token + place_ms + decode_ms
             token_ms = ms_per_token + 1e3 / typical_tokens_per_s
+            fetch_token_ms = _FETCH_SHARE * ms_per_token
+            if fetch_tokens_per_s:
+                fetch_token_ms = 1e3 / fetch_tokens_per_s
         return cls(
             pending_sequences,
             queued_prefill_tokens,
@@ -50,6 +61,7 @@ class ReplicaLoad(NamedTuple):
             decode_ms,
             base_ms,
             token_ms,
+            fetch_token_ms,
         )
 
 
@@ -61,21 +73,22 @@ class CostParts(NamedTuple):
     prefill_ms: float
     """To compute its own."""
     fetch_ms: float
-    """To fetch blocks from lower tiers."""
+    """To fetch blocks from its host memory."""
     decode_ms: float
     """Its first tokens' share in the steps of running decodes."""
     work_ms: float
     """What computing its tokens takes from others: that time on a typical replica."""
 
 
-def cost_parts(load: ReplicaLoad, uncached_tokens: int) -> CostParts:
-    """The parts of ``load.base_ms + load.token_ms * uncached_tokens``; all 0 without a rate."""
+def cost_parts(load: ReplicaLoad, uncached_tokens: int, fetched_tokens: int) -> CostParts:
+    """The parts of ``load.base_ms + load.token_ms * uncached_tokens + load.fetch_token_ms *
+    fetched_tokens``; all 0 without a rate."""
     if not load.prefill_tokens_per_s:
         return CostParts(0.0, 0.0, 0.0, 0.0, 0.0)
     return CostParts(
         load.base_ms - load.decode_ms,
         1e3 * uncached_tokens / load.prefill_tokens_per_s,
-        0.0,
+        load.fetch_token_ms * fetched_tokens,
         load.decode_ms,
         1e3 * uncached_tokens / load.typical_tokens_per_s,
     )

@@ -11,10 +11,13 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.v1 import admin_pb2 as admin
 from trunkline.v1.admin_pb2_grpc import AdminStub
 
+from cluster.prefix.directory import PrefixDirectory
+from cluster.prefix.events import joined
 from cluster.registry import Registry
 from router.decisions import Decisions
 from router.metrics import Metrics
 from router.policies.least_loaded import LeastLoaded
+from router.policies.prefix import PrefixAware
 from tests.router.conftest import ReplicaMaker
 from tests.router.fake_replica import FakeReplica, Script
 from tests.router.harness import Client, eventually, running_router
@@ -46,6 +49,26 @@ async def test_a_choice_is_explained_with_every_candidates_cost(
         parts = cost.queue_ms + cost.prefill_ms + cost.fetch_ms + cost.decode_ms + cost.work_ms
         assert cost.total_ms == pytest.approx(parts)
     assert costs[other.record.member].queue_ms == pytest.approx(500.0)
+
+
+def test_what_has_to_be_fetched_from_host_memory_is_explained() -> None:
+    decisions, fleet = Decisions("router", "prefix", Metrics()), replicas(1000.0, 1000.0)
+    fleet[0].report(rate=1000.0, fetch=10_000.0)
+    directory, wanted = PrefixDirectory(100), request(range(100))
+    for replica in fleet:
+        directory.trust(replica.member)
+        directory.store(replica.member, joined(wanted.block_hashes[:4]))
+    directory.lower(fleet[0].member, joined(wanted.block_hashes[3:]))
+    choice = PrefixAware(Random(1), directory).choose(wanted, fleet)
+    decisions.record(wanted, "new", fleet, choice)
+    first, second = decisions.of_request("r")[0].candidates
+    assert (first.cached_tokens, first.fetchable_tokens) == (48, 48)
+    assert (second.cached_tokens, second.fetchable_tokens) == (64, 0)
+    assert (first.prefill_ms, second.prefill_ms) == (4.0, 36.0)
+    assert [first.fetch_ms, second.fetch_ms] == pytest.approx([4.8, 0.0])
+    for cost in (first, second):
+        parts = cost.queue_ms + cost.prefill_ms + cost.fetch_ms + cost.decode_ms + cost.work_ms
+        assert cost.total_ms == pytest.approx(parts)
 
 
 async def _is_chosen(client: Client, replica: FakeReplica) -> bool:

@@ -34,16 +34,16 @@ def test_replicas_are_told_apart_and_those_that_hold_nothing_left_out(
 ) -> None:
     directory.store(A, joined(PROMPT))
     directory.store(B, joined(PROMPT[:3]))
-    assert directory.depths(PROMPT) == {A: 10, B: 3}
-    assert directory.depths(OTHER) == {A: 4, B: 3}
-    assert directory.depths(OTHER[4:]) == {}
-    assert directory.depths([]) == {}
+    assert directory.held(PROMPT).depths == {A: 10, B: 3}
+    assert directory.held(OTHER).depths == {A: 4, B: 3}
+    assert directory.held(OTHER[4:]).depths == {}
+    assert directory.held([]).depths == {}
     directory.remove(A, joined(PROMPT[2:]))
-    assert directory.depths(PROMPT) == {A: 2, B: 3}
+    assert directory.held(PROMPT).depths == {A: 2, B: 3}
     directory.clear(B)
-    assert directory.depths(PROMPT) == {A: 2}
+    assert directory.held(PROMPT).depths == {A: 2}
     directory.forget(A)
-    assert directory.depths(PROMPT) == {}
+    assert directory.held(PROMPT).depths == {}
     assert directory.num_blocks == 0
 
 
@@ -76,12 +76,12 @@ def test_a_prompt_is_expected_at_once_and_for_two_seconds(
     directory: PrefixDirectory, clock: Clock
 ) -> None:
     directory.expect(PROMPT, A)
-    assert directory.depths(PROMPT) == {A: 10}
-    assert directory.depths(OTHER) == {A: 4}
+    assert directory.held(PROMPT).depths == {A: 10}
+    assert directory.held(OTHER).depths == {A: 4}
     clock.now += 1.9
-    assert directory.depths(PROMPT) == {A: 10}
+    assert directory.held(PROMPT).depths == {A: 10}
     clock.now += 0.2
-    assert directory.depths(PROMPT) == {}
+    assert directory.held(PROMPT).depths == {}
     assert directory.num_expected == 0
 
 
@@ -92,16 +92,16 @@ def test_what_is_expected_again_is_expected_for_longer(
     clock.now += 1.5
     directory.expect(OTHER, A)
     clock.now += 1.0
-    assert directory.depths(PROMPT) == {A: 4}
-    assert directory.depths(OTHER) == {A: 7}
+    assert directory.held(PROMPT).depths == {A: 4}
+    assert directory.held(OTHER).depths == {A: 7}
 
 
 def test_expectations_go_on_where_knowledge_ends(directory: PrefixDirectory, clock: Clock) -> None:
     directory.store(A, joined(PROMPT[:6]))
     directory.expect(PROMPT, A)
-    assert directory.depths(PROMPT) == {A: 10}
+    assert directory.held(PROMPT).depths == {A: 10}
     clock.now += 3
-    assert directory.depths(PROMPT) == {A: 6}
+    assert directory.held(PROMPT).depths == {A: 6}
 
 
 def test_the_replica_has_the_last_word(directory: PrefixDirectory, clock: Clock) -> None:
@@ -109,13 +109,13 @@ def test_the_replica_has_the_last_word(directory: PrefixDirectory, clock: Clock)
     directory.expect(PROMPT, A)
     directory.store(A, joined(PROMPT[:8]))
     directory.remove(A, joined(PROMPT[5:8]))
-    assert directory.depths(PROMPT) == {A: 5}
+    assert directory.held(PROMPT).depths == {A: 5}
     directory.expect(OTHER, A)
     directory.clear(A)
-    assert directory.depths(OTHER) == {}
+    assert directory.held(OTHER).depths == {}
     directory.expect(OTHER, B)
     directory.forget(B)
-    assert directory.depths(OTHER) == {}
+    assert directory.held(OTHER).depths == {}
     clock.now += 3
     assert directory.num_expected == 0
 

@@ -25,7 +25,13 @@ class Replica:
         return self.estimate.load
 
     def report(
-        self, *, rate: float = 0.0, decode: float = 0.0, running: int = 0, queued: int = 0
+        self,
+        *,
+        rate: float = 0.0,
+        decode: float = 0.0,
+        running: int = 0,
+        queued: int = 0,
+        fetch: float = 0.0,
     ) -> None:
         """Say how busy it is."""
         self.estimate.report(
@@ -34,6 +40,7 @@ class Replica:
                 queued_prefill_tokens=queued,
                 prefill_tokens_per_s=rate,
                 decode_tokens_per_s=decode,
+                fetch_tokens_per_s=fetch,
                 max_running_sequences=64,
             )
         )

@@ -26,6 +26,12 @@ class Known:
     def hold(self, replica: Replica, token_ids: range) -> None:
         self.directory.store(replica.member, b"".join(request(token_ids).block_hashes))
 
+    def lower(self, replica: Replica, token_ids: range, depth: int) -> None:
+        """It holds all these, those after `depth` blocks in host memory only."""
+        self.hold(replica, token_ids)
+        hashes = request(token_ids).block_hashes
+        self.directory.lower(replica.member, b"".join(hashes[depth:]))
+
 
 def policy_of(known: Known, seed: int = 1) -> PrefixAware:
     return PrefixAware(Random(seed), known.directory)
@@ -40,6 +46,30 @@ def test_an_idle_fleet_answers_where_the_prefix_is(holder: int, seed: int) -> No
     assert choice.candidate is fleet[holder]
     assert (choice.basis, choice.uncached_tokens) == ("index", 1100 - 1024)
     assert choice.cached_tokens[holder] == 1024
+
+
+@given(fetch=st.sampled_from([0.0, 10_000.0, 1e6]), depth=st.integers(0, 63))
+def test_host_memory_is_nearly_as_good_as_the_device(fetch: float, depth: int) -> None:
+    """Whoever has to fetch a prefix comes after who has it at hand, but before who computes it."""
+    fleet = replicas(*[5000.0] * 3)
+    for replica in fleet:
+        replica.report(rate=5000.0, fetch=fetch)
+    known = Known(fleet)
+    known.lower(fleet[0], PREFIX, depth)
+    known.hold(fleet[1], range(16 * depth))
+    wanted = request(range(1100))
+    assert policy_of(known).choose(wanted, fleet).candidate is fleet[0]
+    known = Known(fleet)
+    known.lower(fleet[0], PREFIX, depth)
+    known.hold(fleet[2], PREFIX)
+    choice = policy_of(known).choose(wanted, fleet)
+    fetch_ms = choice.costs[0] - choice.costs[2]
+    tokens = 1024 - 16 * depth
+    assert choice.fetched_tokens == [tokens, 0, 0]
+    assert choice.cached_tokens == [1024, 0, 1024]
+    assert fetch_ms == pytest.approx(1e3 * tokens / fetch if fetch else 0.1 * tokens / 5)
+    if fetch_ms > 0.1 * 2 * 76 / 5:  # costs of less than that are a tie
+        assert choice.candidate is fleet[2]
 
 
 @given(queued=st.integers(0, 20_000), cached=st.integers(0, 64))
