@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from cluster.prefix.directory import PrefixDirectory
+from cluster.prefix.events import CacheChange, joined
 from cluster.settings import EngineSettings, Settings
 from tests.cluster.redis_fixture import running_redis
 from tests.workers.engine.forked_ranks import ForkedRanks
@@ -91,6 +93,31 @@ def test_prompts_come_back_from_host_memory(folder: Path, dtype: str) -> None:
     assert engine.load().fetch_tokens_per_s > 0
     engine.clear_prefix_cache()
     assert ask(engine, PROMPTS[0])[0].cached == 0
+
+
+def test_requests_find_what_listeners_were_told_of_and_where(folder: Path) -> None:
+    """So a router that hears the engine knows what a prompt would find in each tier."""
+    engine = Engine(folder, engine_settings(folder, 10))
+    hashes = [_hashes(engine, prompt) for prompt in PROMPTS]
+    engine.listen_to_cache()
+    directory = PrefixDirectory(1000)
+    tell = {
+        CacheChange.STORED: directory.store,
+        CacheChange.LOWERED: directory.lower,
+        CacheChange.REMOVED: directory.remove,
+    }
+    lowered = []
+    for turn in (0, 1, 0, 1, 2, 3, 0, 0):
+        held = directory.held(hashes[turn])
+        lowered.append(held.lowered.get("r@1", 0))
+        before = engine.stats.tiers.host_hit_tokens
+        (answer,) = ask(engine, PROMPTS[turn])
+        assert answer.cached == BLOCK * held.depths.get("r@1", 0)
+        assert engine.stats.tiers.host_hit_tokens - before == BLOCK * lowered[-1]
+        for change, blocks in engine.take_cache_events():
+            tell[change]("r@1", joined(blocks))
+    assert 0 < lowered[2] < 5, "a part of it was on the device"
+    assert lowered[6:] == [5, 0]
 
 
 @pytest.mark.parametrize("parallel", [{"tensor": 2}, {"pipeline": 2}, {"sequence": 2}], ids=str)
