@@ -1,5 +1,6 @@
 """How deep each replica holds a prompt, by asking after few of its blocks."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 
@@ -24,11 +25,25 @@ def bisected_depths(hashes: Sequence[bytes], holders: Callable[[bytes], int]) ->
         if high - low == 1:
             _note(depths, going, low)
             continue
-        middle = (low + high) // 2
+        middle = _between(low, high)
         at_middle = (holders(hashes[middle - 1]) & at_low) | (at_high & at_low)
         spans.append((low, at_low, middle, at_middle))
         spans.append((middle, at_middle, high, at_high))
     return depths
+
+
+def num_common(one: Sequence[bytes], other: Sequence[bytes], known: int) -> int:
+    """How many first blocks two prompts have in common, of which so many are known to be."""
+    shorter = min(len(one), len(other))
+    places = range(known, shorter)
+    return known + bisect_left(places, True, key=lambda place: one[place] != other[place])
+
+
+def _between(low: int, high: int) -> int:
+    """The number between two that most powers of two divide: to go to those first costs no more
+    halvings, and their hashes are found from the nearest states."""
+    bits = (low ^ (high - 1)).bit_length() - 1
+    return (high - 1) >> bits << bits
 
 
 def _note(depths: dict[int, int], slots: int, depth: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from cluster.prefix.bisection import bisected_depths
-from cluster.prefix.events import joined, split
+from cluster.prefix.events import joined
 from cluster.prefix.prefix_index import PrefixIndex
 from cluster.prefix.speculation import Speculation
 
@@ -70,12 +70,13 @@ class PrefixDirectory:
         depths.update(self._speculation.depths(hashes, depths))
         return Held(depths, lowered)
 
-    def expect(self, hashes: Sequence[bytes], member: str) -> None:
-        """A prompt with these blocks was sent to the replica, which will hold them all soon.
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int = 0) -> None:
+        """A prompt with these blocks was sent to the replica, which holds the first `depth` of them
+        and will hold them all soon.
 
         Forgotten after two seconds, by when the replica has told what became of it.
         """
-        self._speculation.expect(hashes, member)
+        self._speculation.expect(hashes, member, depth)
 
     def is_known(self, member: str) -> bool:
         """Whether all is known that the replica holds, up to what is on its way here.
@@ -90,7 +91,7 @@ class PrefixDirectory:
         self._index.store(self._slot(member), hashes)
         if (device := self._devices.get(member)) is not None:
             self._index.store(device, hashes)
-        self._settle(member, hashes)
+        self._speculation.settle(hashes, member)
 
     def lower(self, member: str, hashes: bytes) -> None:
         """The replica says that it holds these blocks in host memory, and not on its device."""
@@ -100,13 +101,13 @@ class PrefixDirectory:
         if member not in self._devices:
             self._devices[member] = self._index.copy_slot(self._slot(member))
         self._index.remove(self._devices[member], hashes)
-        self._settle(member, hashes)
+        self._speculation.settle(hashes, member)
 
     def remove(self, member: str, hashes: bytes) -> None:
         """The replica says that it does not hold these blocks any more."""
         for slot in self._slots_of(member):
             self._index.remove(slot, hashes)
-        self._settle(member, hashes)
+        self._speculation.settle(hashes, member)
 
     def clear(self, member: str) -> None:
         """The replica says that it holds nothing any more."""
@@ -148,7 +149,3 @@ class PrefixDirectory:
             # Some in the middle may have been displaced; those asked for are to stay.
             return self._index.depths(joined(hashes))
         return bisected_depths(hashes, self._index.holders)
-
-    def _settle(self, member: str, hashes: bytes) -> None:
-        if member in self._speculation.members:
-            self._speculation.settle(split(hashes), member)

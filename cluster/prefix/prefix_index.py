@@ -28,6 +28,7 @@ _FIRST_LOOK = 64
 """Blocks of a prompt looked up first: often none is held, or few are."""
 _WORD_BITS = 64
 _HALVES = Struct("<QQ")
+_BUCKET = Struct(f"{_PLACES}Q")
 
 Words = NDArray[np.uint64]
 Positions = NDArray[np.int64]
@@ -158,10 +159,11 @@ class PrefixIndex:
         low, high = _HALVES.unpack(block)
         low, mask = low or 1, len(self._low) - 1
         for bucket in (low & mask, high & mask):
-            places = self._low[bucket].tolist()
-            if low in places:
-                for place, high_there in enumerate(self._high[bucket].tolist()):
-                    if high_there == high and places[place] == low:
+            lows = _BUCKET.unpack_from(self._low.data, bucket * _BUCKET.size)
+            if low in lows:
+                highs = _BUCKET.unpack_from(self._high.data, bucket * _BUCKET.size)
+                for place, halves in enumerate(zip(lows, highs, strict=True)):
+                    if halves == (low, high):
                         words: list[int] = self._holders[bucket * _PLACES + place].tolist()
                         return sum(word << _WORD_BITS * i for i, word in enumerate(words))
         return 0

@@ -1,82 +1,117 @@
 """What replicas are about to hold: the blocks of prompts that were just sent to them."""
 
 import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from cluster.prefix.bisection import num_common
+from cluster.prefix.events import split
 
 VALID_S = 2.0
 """By then a replica has computed a prompt and said so, or it computes something else."""
 
 
+class _Tail:
+    """The blocks of a prompt from `start` on; hashes before it are of no account."""
+
+    __slots__ = ("end", "hashes", "start")
+
+    def __init__(self, hashes: Sequence[bytes], start: int, end: float) -> None:
+        self.hashes = hashes
+        self.start = start
+        self.end = end
+
+    def settle(self, said: Set[bytes]) -> None:
+        """Leave out those of its first blocks that are among these, of which its first one is."""
+        rest = range(self.start + 1, len(self.hashes))
+        self.start += 1 + bisect_left(rest, True, key=lambda i: self.hashes[i] not in said)
+
+
 class Speculation:
-    """Blocks by replica, each until it is `VALID_S` old or the replica has spoken of it."""
+    """Blocks by replica, each until it is `VALID_S` old or the replica has spoken of it.
+
+    A radix tree, in which a prompt's blocks are found by the first one: where the replica is sent
+    another that goes on differently, that one's blocks are found by the first that differs. So
+    few of a long prompt's hashes are ever asked for.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ends: dict[str, dict[bytes, float]] = {}
-        self._due: deque[tuple[float, str, Sequence[bytes]]] = deque()
+        self._tails: dict[bytes, dict[str, _Tail]] = {}
+        self._due: deque[tuple[str, _Tail]] = deque()
 
     @property
     def num_entries(self) -> int:
         """Pairs of a block and a replica."""
-        return sum(len(ends) for ends in self._ends.values())
+        by_first = self._tails.values()
+        return sum(len(t.hashes) - t.start for tails in by_first for t in tails.values())
 
-    @property
-    def members(self) -> KeysView[str]:
-        """The replicas that something is expected of."""
-        return self._ends.keys()
-
-    def expect(self, hashes: Sequence[bytes], member: str) -> None:
-        """The replica will soon hold these blocks."""
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int = 0) -> None:
+        """The replica, which holds the first `depth` of these blocks, will soon hold them all."""
         self.expire()
-        if hashes:
-            end = self._clock() + VALID_S
-            self._ends.setdefault(member, {}).update(dict.fromkeys(hashes, end))
-            self._due.append((end, member, hashes))
+        if depth < len(hashes):
+            tail = _Tail(hashes, depth, self._clock() + VALID_S)
+            self._due.append((member, tail))
+            self._add(member, tail)
 
-    def settle(self, hashes: Iterable[bytes], member: str) -> None:
+    def settle(self, hashes: bytes, member: str) -> None:
         """The replica has said what it does with these blocks: nothing is to be guessed."""
-        if ends := self._ends.get(member):
-            for block_hash in hashes:
-                ends.pop(block_hash, None)
-            self._tidy(member)
+        said = frozenset(split(hashes) if self._tails else ())
+        for first in self._tails.keys() & said:
+            if tail := self._take(first, member):
+                tail.settle(said)
+                self._add(member, tail)
 
     def forget(self, member: str) -> None:
         """Expect nothing of the replica."""
-        self._ends.pop(member, None)
+        for first in list(self._tails):
+            self._take(first, member)
 
     def depths(self, hashes: Sequence[bytes], held: Mapping[str, int]) -> dict[str, int]:
         """How far the prompt's first blocks are expected of replicas, of which the first are
         `held`; replicas of which no further ones are expected are left out."""
-        depths, now = {}, self._clock()
-        for member, ends in self._ends.items():
-            start = held.get(member, 0)
-            if start < len(hashes) and hashes[start] in ends:
-                depth = self._depth(hashes, ends, start, now)
-                if depth > start:
+        depths: dict[str, int] = {}
+        now = self._clock()
+        for start in {0, *held.values()}:
+            for member in self._tails.get(hashes[start], ()) if start < len(hashes) else ():
+                known = max(held.get(member, 0), depths.get(member, 0))
+                if start <= known < (depth := self._depth(hashes, member, start, now)):
                     depths[member] = depth
         return depths
-
-    def _depth(
-        self, hashes: Sequence[bytes], ends: Mapping[bytes, float], start: int, now: float
-    ) -> int:
-        for depth, block_hash in enumerate(islice(hashes, start, None), start):
-            if ends.get(block_hash, now) <= now:
-                return depth
-        return len(hashes)
 
     def expire(self) -> None:
         """Drop what is too old."""
         now = self._clock()
-        while self._due and self._due[0][0] <= now:
-            end, member, hashes = self._due.popleft()
-            if ends := self._ends.get(member):
-                # What was expected again since then has a later end.
-                for block_hash in [block for block in hashes if ends.get(block) == end]:
-                    ends.pop(block_hash, None)
-                self._tidy(member)
+        while self._due and self._due[0][1].end <= now:
+            member, tail = self._due.popleft()
+            if tail.start < len(tail.hashes):
+                first = tail.hashes[tail.start]
+                if self._tails.get(first, {}).get(member) is tail:
+                    self._take(first, member)
 
-    def _tidy(self, member: str) -> None:
-        if not self._ends[member]:
-            del self._ends[member]
+    def _depth(self, hashes: Sequence[bytes], member: str, start: int, now: float) -> int:
+        while start < len(hashes) and (tails := self._tails.get(hashes[start])):
+            tail = tails.get(member)
+            if tail is None or tail.end <= now:
+                break
+            start = num_common(tail.hashes, hashes, start + 1)
+        return start
+
+    def _add(self, member: str, tail: _Tail) -> None:
+        """Expect these blocks; those that are expected already, until the later end."""
+        while tail.start < len(tail.hashes):
+            tails = self._tails.setdefault(tail.hashes[tail.start], {})
+            other = tails.get(member, tail)
+            later, tail = (tail, other) if tail.end >= other.end else (other, tail)
+            tails[member] = later
+            if tail is later:
+                return
+            tail.start = num_common(later.hashes, tail.hashes, tail.start + 1)
+
+    def _take(self, first: bytes, member: str) -> _Tail | None:
+        tails = self._tails[first]
+        tail = tails.pop(member, None)
+        if not tails:
+            del self._tails[first]
+        return tail

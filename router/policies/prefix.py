@@ -25,8 +25,8 @@ class Prefixes(Protocol):
     def held(self, hashes: Sequence[bytes]) -> Held:
         """How many of the first of these blocks each replica holds, and where."""
 
-    def expect(self, hashes: Sequence[bytes], member: str) -> None:
-        """The replica was sent a prompt with these blocks beside those that it holds."""
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int) -> None:
+        """The replica was sent a prompt with these blocks, of which it holds the first `depth`."""
 
     def is_known(self, member: str) -> bool:
         """Whether all is known that the replica holds."""
@@ -59,7 +59,7 @@ class PrefixAware:
         if hashes:
             member = choice.candidate.member
             self._memory.note(hashes, member)
-            self._prefixes.expect(hashes[held.depths.get(member, 0) :], member)
+            self._prefixes.expect(hashes, member, held.depths.get(member, 0))
         return choice
 
     def _whereabouts(self, hashes: Sequence[bytes], candidates: Sequence[C]) -> tuple[str, Held]:

@@ -68,7 +68,7 @@ def test_what_is_in_host_memory_only_is_held_and_told_apart(directory: PrefixDir
 
 def test_what_is_expected_is_not_in_host_memory(directory: PrefixDirectory) -> None:
     directory.lower(A, joined(PROMPT[:3]))
-    directory.expect(PROMPT[3:], A)
+    directory.expect(PROMPT, A, 3)
     assert directory.held(PROMPT) == ({A: 10}, {A: 3})
 
 
