@@ -9,6 +9,7 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -51,17 +52,19 @@ def licence() -> Document:
     return Document("licence", path.read_text(encoding="utf-8"))
 
 
-def sources() -> list[Document]:
+@cache
+def sources() -> tuple[Document, ...]:
     """The standard library's modules, long literal tables taken out, sorted by name."""
-    return [Document(name, _without_tables(text)) for name, text in sorted(_modules())]
+    return tuple(Document(name, _without_tables(text)) for name, text in sorted(_modules()))
 
 
-def definitions() -> list[Definition]:
+@cache
+def definitions() -> tuple[Definition, ...]:
     """All documented modules, classes and functions: first Python's sources, then C's."""
     written = [found for name, text in sorted(_modules()) for found in _documented(name, text)]
     names = sorted(sys.builtin_module_names) + _extension_names()
     compiled = [found for name in names for found in _compiled(name)]
-    return written + compiled
+    return (*written, *compiled)
 
 
 def _modules() -> Iterator[tuple[str, str]]:

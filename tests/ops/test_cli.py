@@ -1,13 +1,27 @@
 """The command by itself: exit codes, and errors in one line on standard error."""
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.ops.cluster_fixture import trunkline
+from ops.cli import _run
+from tests.e2e.cluster import TRUNKLINE
+from tests.e2e.patience import PATIENCE_S
 
 TOKEN = "/proc/sys/kernel/random/boot_id"
 """A file with a line that may be a token."""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path) -> Iterator[None]:
+    """Commands look for clusters of this test and of no other, and change no environment but
+    its."""
+    with patch.dict(os.environ, {"XDG_RUNTIME_DIR": str(tmp_path)}):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -81,14 +95,14 @@ TOKEN = "/proc/sys/kernel/random/boot_id"
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    arguments: list[str], exit_code: int, message: str, tmp_path: Path
+    arguments: list[str], exit_code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = trunkline(*arguments, run_directory=tmp_path)
-    assert done.returncode == exit_code
-    assert done.stderr.startswith("trunkline: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    assert _run(arguments) == exit_code
+    told = capfd.readouterr()
+    assert told.err.startswith("trunkline: ")
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
 
 
 @pytest.mark.parametrize(
@@ -100,18 +114,36 @@ def test_what_is_wrong_is_said_in_one_line(
     ],
 )
 def test_a_settings_file_that_is_wrong_is_named_by_field(
-    text: str, message: str, tmp_path: Path
+    text: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(text)
-    done = trunkline("serve", "--config", str(config), run_directory=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert _run(["serve", "--config", str(config)]) == 2
+    told = capfd.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
 
 
-def test_help_names_all_commands(tmp_path: Path) -> None:
-    done = trunkline("--help", run_directory=tmp_path)
-    assert done.returncode == 0
+def test_help_names_all_commands() -> None:
+    done = trunkline("--help")
+    assert (done.returncode, done.stderr) == (0, "")
     for command in ("serve", "generate", "chat", "status", "bench"):
         assert command in done.stdout
+
+
+def test_a_process_ends_with_the_exit_code() -> None:
+    done = trunkline("status")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("trunkline: no cluster runs on this machine")
+
+
+def trunkline(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a process."""
+    return subprocess.run(
+        [*TRUNKLINE, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )

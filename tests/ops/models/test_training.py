@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from ops.models import training
 from ops.models.corpus import Corpus
 from ops.models.llama_optimizer import Optimizer
 from ops.models.shapes import NAMED
@@ -32,6 +33,12 @@ CORPUS = Corpus(documents=(TEXT,) * 4, held_out=TEXT[: len(TEXT) // 2])
 TOKENIZER = train_tokenizer([TEXT], SHAPE.vocab_size)
 STREAM = token_stream(TOKENIZER, CORPUS)
 PLAN = Plan(100)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned from fewer tokens is enough to see."""
+    monkeypatch.setattr(training, "STEP_TOKENS", 1024)
 
 
 def new_run(folder: Path) -> Run:
@@ -62,11 +69,13 @@ def test_batches_are_stretches_of_the_stream(length: int) -> None:
     assert all(row.numpy().astype("<u2").tobytes() in text for row in batch)
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_training_learns(tmp_path: Path) -> None:
     losses = advance(new_run(tmp_path), 20)
     assert losses[-1] < losses[0] - 0.2
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     whole = new_run(tmp_path / "whole")
     advance(whole, 6)
