@@ -1,16 +1,11 @@
 """Where ranks go, and what is said when there is no room for them."""
 
 import asyncio
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.ray_cluster import leave_ray, start_local_ray
 from cluster.settings import ParallelSettings, Settings
 from workers.parallel.layout import ParallelLayout
 from workers.replica.placement import (
@@ -23,8 +18,6 @@ from workers.replica.placement import (
     with_device,
 )
 from workers.replica.rollout import deploy, rollout_status, undeploy, watch_placement
-
-NUM_CPUS = 4
 
 
 def _settings(**changes: Any) -> Settings:
@@ -87,21 +80,7 @@ def test_ranks_reserve_gpus_where_there_are_any() -> None:
     assert actor_options(on_cpus) == {"num_cpus": 1.0, "num_gpus": 0.0}
 
 
-@pytest.fixture(scope="module")
-def small_ray() -> Iterator[None]:
-    """With four CPUs."""
-    settings = _settings(ray={"num_cpus": NUM_CPUS})
-    # Not pytest's directory, whose path is too long for the names of Ray's sockets.
-    with tempfile.TemporaryDirectory(prefix="tl-", ignore_cleanup_errors=True) as name:
-        start_local_ray(settings.ray, Path(name) / "ray")
-        try:
-            yield
-        finally:
-            leave_ray()
-
-
-@pytest.mark.usefixtures("small_ray")
-async def test_a_replica_without_room_is_told_of_and_gives_its_place_back() -> None:
+async def test_a_replica_without_room_is_told_of_and_gives_its_place_back(ray_cpus: int) -> None:
     settings = _settings(
         redis={"url": "redis://127.0.0.1:1"},
         engine={"parallel": {"tensor": 3}},
@@ -114,7 +93,7 @@ async def test_a_replica_without_room_is_told_of_and_gives_its_place_back() -> N
     [node] = live_nodes()
     assert failure == (
         f"no room for 1: each needs bundles of 2 CPUs, 2 CPUs, 2 CPUs, and there are "
-        f"{node.address} ({node.free['CPU']:g} of {NUM_CPUS} CPUs free)"
+        f"{node.address} ({node.free['CPU']:g} of {ray_cpus} CPUs free)"
     )
     status = await asyncio.to_thread(rollout_status)
     assert not status.running

@@ -18,7 +18,6 @@ from trunkline.internal.v1 import replica_pb2 as internal
 from trunkline.internal.v1.replica_pb2_grpc import ReplicaServiceStub
 from trunkline.v1 import sampling_pb2 as sampling
 
-from cluster.ray_cluster import leave_ray, start_local_ray
 from cluster.redis_server import RedisServer
 from cluster.registry import Registry, ReplicaRecord
 from cluster.settings import EngineSettings, RedisSettings, ReplicaSettings, Settings
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Cluster:
-    """One Ray, one Redis, one deployment, shared by the tests of this file in their order."""
+    """One Redis, one deployment, shared by the tests of this file in their order."""
 
     def __init__(self, server: RedisServer, redis: Redis) -> None:
         self.registry = Registry(redis, "test")
@@ -50,20 +49,16 @@ class Cluster:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster() -> AsyncIterator[Cluster]:
-    # Not pytest's directory, whose path is too long for the names of Ray's sockets.
-    with tempfile.TemporaryDirectory(prefix="tl-", ignore_cleanup_errors=True) as name:
+async def cluster(ray_cpus: int) -> AsyncIterator[Cluster]:
+    # Not pytest's directory, whose path is too long for the name of a socket.
+    with tempfile.TemporaryDirectory(prefix="tl-") as name:
         async with running_redis(Path(name)) as (server, redis):
             cluster = Cluster(server, redis)
-            start_local_ray(cluster.settings.ray, Path(name) / "ray")
-            try:
-                await asyncio.to_thread(deploy, cluster.settings)
-                await cluster.until(lambda records: len(records) == 1)
-                yield cluster
-                await asyncio.to_thread(undeploy)
-                assert await cluster.registry.replicas() == []
-            finally:
-                leave_ray()
+            await asyncio.to_thread(deploy, cluster.settings)
+            await cluster.until(lambda records: len(records) == 1)
+            yield cluster
+            await asyncio.to_thread(undeploy)
+            assert await cluster.registry.replicas() == []
 
 
 @asynccontextmanager
