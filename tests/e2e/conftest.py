@@ -10,7 +10,7 @@ from tests.e2e.cluster import Cluster, serving
 from tests.e2e.settings import SETTINGS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A cluster that tests may harm as long as it recovers by itself."""
     with serving("demo", SETTINGS) as running:

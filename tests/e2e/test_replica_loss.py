@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from trunkline import AsyncClient, FinishReason, RetryPolicy
 
@@ -21,18 +22,25 @@ REPLACED_WITHIN_S = 15.0
 
 @dataclass
 class LongRequest:
-    """A stream that has begun when `begun` is set."""
+    """A stream that has begun when `begun` is set. All of them bring the same tokens."""
 
     begun: asyncio.Event
-    num_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
     is_whole: bool = False
 
     async def run(self, client: AsyncClient) -> None:
         """Read it to its end."""
-        async for delta in client.generate("x", max_tokens=LONG_TOKENS, ignore_eos=True):
-            self.num_tokens += len(delta.token_ids)
+        async for delta in client.generate("x", max_tokens=LONG_TOKENS, ignore_eos=True, seed=3):
+            self.tokens.extend(delta.token_ids)
             self.begun.set()
             self.is_whole = delta.finish_reason is FinishReason.LENGTH
+
+
+def check_long(longs: Sequence[LongRequest]) -> None:
+    """Each has come whole, with the tokens of those that nothing happened to."""
+    assert all(long.is_whole for long in longs)
+    assert {len(long.tokens) for long in longs} == {LONG_TOKENS}
+    assert len({tuple(long.tokens) for long in longs}) == 1
 
 
 async def test_a_killed_leader(cluster: Cluster) -> None:
@@ -50,8 +58,7 @@ async def test_a_killed_leader(cluster: Cluster) -> None:
         await eventually(lambda: cluster.has_replaced(lost.pid), "the replica is replaced")
         replaced_s = time.monotonic() - killed_at
         await asyncio.gather(*running)
-    assert [long.num_tokens for long in longs] == [LONG_TOKENS] * NUM_REQUESTS
-    assert all(long.is_whole for long in longs)
+    check_long(longs)
     assert cluster.leaders() == {record.pid for record in await cluster.replicas()}
     assert replaced_s <= REPLACED_WITHIN_S, f"load average {os.getloadavg()[0]:.1f}"
 

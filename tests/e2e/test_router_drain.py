@@ -1,4 +1,8 @@
-"""A router that is told to end: what runs finishes, what is new is refused, another one follows."""
+"""A router that is told to end: what runs finishes, what is new is refused, another one follows.
+
+Also where it is killed."""
+
+import asyncio
 
 import httpx
 import psutil
@@ -30,6 +34,15 @@ async def test_sigterm(cluster: Cluster) -> None:
     await eventually(lambda: has_ended(router), "the router ends")
     await eventually(lambda: serves_again(cluster), "another router serves at the same address")
     assert cluster.router().pid != router.pid
+
+
+async def test_sigkill(cluster: Cluster) -> None:
+    router = cluster.router()
+    router.kill()
+    await eventually(lambda: has_ended(router), "the router ends")
+    await eventually(lambda: serves_again(cluster), "another router serves at the same address")
+    done = await asyncio.to_thread(cluster.command, "generate", "x", "--max-tokens", "1")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def is_draining(cluster: Cluster) -> bool:

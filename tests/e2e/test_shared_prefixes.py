@@ -26,7 +26,7 @@ _WISHES: dict[str, Any] = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": T
 
 @pytest.fixture(scope="module")
 def caching() -> Iterator[Cluster]:
-    """One replica, and a cache of which nothing is said but its size."""
+    """One replica, and a cache of which nothing is said but its size; the last test ends it."""
     redis_cache = {"max_bytes": 256 * 1024 * 1024}
     settings = {
         "engine": ENGINE | {"redis_cache": redis_cache},
@@ -91,6 +91,14 @@ async def test_requests_go_on_without_the_cache_which_comes_back(caching: Cluste
     # The cluster's own is another server, which has seen nothing of it.
     others = before.keys() - {socket}
     assert [caching.redis_servers()[s].pid for s in others] == [before[s].pid for s in others]
+
+
+def test_sigkill_takes_everything_with_it(caching: Cluster) -> None:
+    """Both servers, too; and what is left of its files names no cluster that runs."""
+    assert len(caching.processes()) > 5
+    caching.process.kill()
+    caching.wait_end()
+    assert "no cluster runs" in caching.command("status").stderr
 
 
 async def _ask(client: AsyncClient) -> tuple[list[int], int]:

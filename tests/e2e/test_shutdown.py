@@ -1,8 +1,11 @@
-"""However `trunkline serve` ends, no process of it is left."""
+"""However `trunkline serve` ends, no process of it is left.
+
+That it ends by SIGTERM, the end of every other cluster shows; by SIGKILL, test_shared_prefixes."""
 
 import asyncio
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -78,6 +81,13 @@ def test_ctrl_c_lets_running_requests_finish(small: Cluster) -> None:
     assert small.traces == []
 
 
+def test_a_start_that_fails_half_way_tells_why_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
+    with starting(str(tmp_path), {}) as failing:
+        assert failing.wait_end() == 1
+        assert "NoSuchModel" in failing.said
+
+
 def test_ctrl_c_while_it_starts_ends_what_has_started() -> None:
     with starting("demo-small", {"engine": ENGINE}) as early:
         wait_until(lambda: len(early.processes()) > 5, "several processes have been started")
@@ -96,10 +106,3 @@ def test_a_second_ctrl_c_does_not_wait_for_running_requests() -> None:
         assert busy.wait_end() == 130
         with pytest.raises(UnavailableError):
             list(stream)
-
-
-def test_sigkill_takes_everything_with_it() -> None:
-    with serving("demo-small", {"engine": ENGINE}) as doomed:
-        assert len(doomed.processes()) > 5
-        doomed.process.kill()
-        doomed.wait_end()
