@@ -236,6 +236,9 @@ def router(
     prompt_tokens: Annotated[
         str, typer.Option(help="For choice: lengths of prompts, with commas.")
     ] = "512,8192",
+    peers: Annotated[
+        str, typer.Option(help="For load, with commas: sglang-router, ray-serve (slow to start).")
+    ] = "sglang-router",
     runs: Annotated[int, typer.Option(min=1, help="Runs, with other prompts each.")] = 3,
     json: Json = None,
 ) -> None:
@@ -243,19 +246,22 @@ def router(
     requests, between a load and replicas that compute nothing. The limits are goals."""
     from ops.bench.report import print_rows, write_rows
     from ops.bench.router import bench_router
-    from ops.bench.router_load.bench import bench_load
+    from ops.bench.router_load.bench import PEERS, bench_load
     from ops.failure import UsageError
 
     names = [name.strip() for name in figures.split(",") if name.strip()] or ["choice", "load"]
     if unknown := set(names) - {"choice", "load"}:
         raise UsageError(f"--figures: got {', '.join(sorted(unknown))}; expected choice, load")
+    beside = [name.strip() for name in peers.split(",") if name.strip()]
+    if unknown := set(beside) - set(PEERS):
+        raise UsageError(f"--peers: got {', '.join(sorted(unknown))}; expected {', '.join(PEERS)}")
     try:
         lengths = [int(length) for length in prompt_tokens.split(",")]
     except ValueError as error:
         raise UsageError(f"--prompt-tokens: {error}; expected integers") from error
     rows = [
         *(bench_router(runs, lengths) if "choice" in names else ()),
-        *(bench_load(runs) if "load" in names else ()),
+        *(bench_load(runs, beside) if "load" in names else ()),
     ]
     print_rows(rows, "trunkline bench router")
     if json is not None:

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import perf_counter
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import grpc
 from trunkline.v1 import inference_pb2 as pb
@@ -26,28 +26,28 @@ class Seen(NamedTuple):
     tokens: int
 
 
-class Client(Protocol):
-    """Asks in the way that is called for, with a prompt and the length of the answer.
-
-    Over gRPC there is `tokenize` beside these.
-    """
-
-    async def stream(self, prompt: str, max_tokens: int) -> Seen:
-        """Tokens as they come."""
-
-    async def whole(self, prompt: str, max_tokens: int) -> Seen:
-        """One answer for all tokens."""
+def ignore() -> None:
+    """Do nothing with a first token."""
 
 
 class GrpcClient:
     """Over a connection of its own."""
 
-    def __init__(self, address: str) -> None:
-        options = (("grpc.use_local_subchannel_pool", 1),)
-        self._channel = grpc.aio.insecure_channel(address, options)
-        self._stub = InferenceStub(self._channel)
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = InferenceStub(channel)
 
-    async def stream(self, prompt: str, max_tokens: int) -> Seen:
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, address: str) -> AsyncIterator[Self]:
+        """One that may be used within the context."""
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(address, options) as channel:
+            await channel.channel_ready()
+            yield cls(channel)
+
+    async def stream(
+        self, prompt: str, max_tokens: int, on_first: Callable[[], None] = ignore
+    ) -> Seen:
         """Tokens as they come. Raises grpc.aio.AioRpcError."""
         request = pb.GenerateRequest(model=_MODEL, prompt=prompt)
         request.options.stop.max_tokens = max_tokens
@@ -56,7 +56,9 @@ class GrpcClient:
         first_s, messages, tokens = 0.0, 0, 0
         async for message in self._stub.Generate(request):
             if message.delta.token_ids:
-                first_s = first_s or perf_counter() - start
+                if not messages:
+                    first_s = perf_counter() - start
+                    on_first()
                 messages += 1
                 tokens += len(message.delta.token_ids)
         return Seen(first_s, messages, tokens)
@@ -71,37 +73,34 @@ class GrpcClient:
         await self._stub.Tokenize(pb.TokenizeRequest(model=_MODEL, text=prompt))
         return Seen(perf_counter() - start, 0, 0)
 
-    async def __aenter__(self) -> Self:
-        await self._channel.channel_ready()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._channel.close()
-
 
 class HttpClient:
     """Over a connection that is kept open."""
 
-    def __init__(self, address: str) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
 
-    async def stream(self, prompt: str, max_tokens: int) -> Seen:
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, address: str) -> AsyncIterator[Self]:
+        """One that may be used within the context."""
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        yield cls(reader, writer)
+        writer.close()
+
+    async def stream(
+        self, prompt: str, max_tokens: int, on_first: Callable[[], None] = ignore
+    ) -> Seen:
         """Tokens as they come. Raises ValueError for anything but a stream."""
         start = perf_counter()
         await self._ask(prompt, max_tokens, stream=True)
         first_s, messages, tokens = 0.0, 0, 0
         async for event in self._events():
-            if text := _TEXT.search(event):
-                first_s = first_s or perf_counter() - start
-                messages += bool(text[1])
+            if (text := _TEXT.search(event)) and text[1]:
+                if not messages:
+                    first_s = perf_counter() - start
+                    on_first()
+                messages += 1
                 tokens += len(text[1])
         return Seen(first_s, messages, tokens)
 
@@ -146,15 +145,3 @@ class HttpClient:
         if status.split()[1:2] != [b"200"]:
             raise ValueError(f"status: got {status!r} {await self._reader.read(size)!r}")
         return size
-
-    async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._writer.close()

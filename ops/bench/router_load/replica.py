@@ -1,16 +1,12 @@
 """A replica of no cost: `python -m ops.bench.router_load.replica`.
 
-When it listens, it prints one line of JSON with three addresses: `replica` is what routers speak
-to, `grpc` and `http` answer clients themselves, which is what routers are compared with.
-
-The first token of a request comes at once; of all others, those of one router come in one frame for
-each step, as from an engine. The first letter of a prompt tells how long steps are.
+When it listens, it prints one line of JSON with the address that routers speak to. The first token
+of a request comes at once; of all others, those of one router come in one frame for each step, as
+from an engine. Prompts begin with the pace of these steps.
 """
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -21,10 +17,8 @@ from trunkline.internal.v1.replica_pb2_grpc import (
     add_ReplicaServiceServicer_to_server,
 )
 from trunkline.v1 import inference_pb2 as pb
-from trunkline.v1.inference_pb2_grpc import InferenceServicer, add_InferenceServicer_to_server
 
-from ops.bench.router_load.openai_replica import answer
-from ops.bench.router_load.pace import TOKEN, interval_s, run_steps
+from ops.bench.router_load.pace import TOKEN, Pace
 
 _BEAT_S = 0.25
 _LOAD = internal.Load(
@@ -44,8 +38,9 @@ class _Stream:
     def __init__(self, context: Any) -> None:
         self._context = context
         self._writing = asyncio.Lock()
-        self._left: dict[float, dict[int, internal.Submit]] = {}
-        """Sequences by the length of their steps, and by handle."""
+        self._left: dict[Pace, dict[int, internal.Submit]] = {}
+        """Sequences by their pace and by handle."""
+        self._stepping: set[Pace] = set()
         self._positions: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,28 +64,31 @@ class _Stream:
         for submit in frame.submits:
             self._positions[submit.handle] = 0
             if self._advance(first, submit):
-                length_s = interval_s(submit.prompt_token_ids[0])
-                if length_s not in self._left:
-                    self._left[length_s] = {}
-                    self._start(self._run(length_s))
-                self._left[length_s][submit.handle] = submit
+                pace = Pace.of(submit.prompt_token_ids)
+                self._left.setdefault(pace, {})[submit.handle] = submit
         for handle in frame.cancels:
             for submits in self._left.values():
                 submits.pop(handle, None)
         await self._write(first)
+        for pace in self._left.keys() - self._stepping:
+            if len(self._left[pace]) >= pace.together:
+                self._stepping.add(pace)
+                self._start(self._run(pace))
 
-    async def _run(self, length_s: float) -> None:
-        async def step() -> bool:
+    async def _run(self, pace: Pace) -> None:
+        running, loop = self._left[pace], asyncio.get_running_loop()
+        is_over = False
+        while not is_over:
+            await asyncio.sleep(pace.until_step_s(loop.time()))
             frame = internal.ConnectResponse()
-            running = self._left[length_s]
             for handle in [h for h, submit in running.items() if not self._advance(frame, submit)]:
                 del running[handle]
-            if not running:
-                del self._left[length_s]
+            is_over = not running
+            if is_over:
+                del self._left[pace]
+                self._stepping.discard(pace)
+            # Returns when there is room on the way to the router.
             await self._write(frame)
-            return bool(running)
-
-        await run_steps(length_s, step)
 
     def _advance(self, frame: internal.ConnectResponse, submit: internal.Submit) -> bool:
         """Add a sequence's next token; whether there are more."""
@@ -123,43 +121,14 @@ class _Replica(ReplicaServiceServicer):
         await _Stream(context).serve()
 
 
-class _Inference(InferenceServicer):
-    async def Generate(  # noqa: N802
-        self, request: pb.GenerateRequest, context: Any
-    ) -> AsyncIterator[pb.GenerateResponse]:
-        """As a router answers, without one."""
-        length_s = interval_s(ord(request.prompt[0]))
-        max_tokens = request.options.stop.max_tokens
-        for position in range(max_tokens):
-            if position:
-                await asyncio.sleep(length_s)
-            delta = pb.Delta(token_ids=(TOKEN,), text=chr(TOKEN))
-            if position + 1 == max_tokens:
-                delta.finish_reason = pb.FINISH_REASON_LENGTH
-            yield pb.GenerateResponse(delta=delta)
-        yield pb.GenerateResponse(usage=pb.Usage(completion_tokens=max_tokens))
-
-    async def Tokenize(  # noqa: N802
-        self, request: pb.TokenizeRequest, context: Any
-    ) -> pb.TokenizeResponse:
-        """A token for each letter."""
-        return pb.TokenizeResponse(token_ids=request.text.encode())
-
-
 async def _serve() -> None:
-    replica, inference = grpc.aio.server(), grpc.aio.server()
-    add_ReplicaServiceServicer_to_server(_Replica(), replica)
-    # The load asks for nothing else.
-    add_InferenceServicer_to_server(_Inference(), inference)  # type: ignore[abstract]
-    addresses = {}
-    for name, server in (("replica", replica), ("grpc", inference)):
-        addresses[name] = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-    http = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=2048)
-    addresses["http"] = f"127.0.0.1:{http.sockets[0].getsockname()[1]}"
-    print(json.dumps(addresses), flush=True)
-    await http.serve_forever()
+    server = grpc.aio.server()
+    add_ReplicaServiceServicer_to_server(_Replica(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(json.dumps({"replica": f"127.0.0.1:{port}"}), flush=True)
+    await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(_serve()))
+    uvloop.run(_serve())
