@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from trunkline.v1 import inference_pb2 as pb
@@ -166,6 +167,7 @@ class InferenceService:
         if not is_last:
             check_can_begin(job)
         async with self._admission.turn(job, tenant, progress) as turn:
+            job = replace(job, yields=turn.yields)
             dispatch = Dispatch(job, self._tools, turn.sent)
             fresh = Generation(job, dispatch, progress, kind).messages()
             # Within the turn, for embedding a prompt is work for replicas, too.

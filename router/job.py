@@ -32,6 +32,8 @@ class Job:
     """On time.monotonic()."""
     embed: bool = False
     """Whether an embedding of the prompt is wanted, in place of tokens."""
+    yields: bool = False
+    """Whether it makes way for others at a replica."""
 
     @property
     def n(self) -> int:
@@ -70,6 +72,7 @@ class Job:
             num_generated=len(output),
             first_index=indices.start,
             embed=self.embed,
+            yields=self.yields,
         )
 
 

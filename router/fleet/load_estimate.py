@@ -15,8 +15,6 @@ _FIRST_TOKENS = 16
 """Output tokens by which running decodes are felt: an answer is read from its first words on."""
 _RUNNING_PER_WAITING = 8
 """Sequences that run for each that waits at the replica, lest it idle until it is sent more."""
-_RUNNING_PER_KEPT = 16
-"""Places for each that is kept free for other tenants, where there are any."""
 _RUN_WEIGHT = 0.1
 """Of the newest request in the moving average of how long sequences run."""
 _RUN_FIRST_S = 1.0
@@ -76,10 +74,8 @@ class LoadEstimate:
 
     @property
     def room_beside_others(self) -> float:
-        """Of these, those of a tenant that is to leave others a place that is free: sequences run
-        for as long as they like, and those that began together end together."""
-        most = self._report.max_running_sequences
-        return self._left(most - most // _RUNNING_PER_KEPT)
+        """Of these, those that may run at once."""
+        return self._left(self._report.max_running_sequences)
 
     def _left(self, bound: int) -> float:
         """Of so many sequences, those that are not there; endless while no bound is known."""

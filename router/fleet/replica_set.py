@@ -40,11 +40,12 @@ class ReplicaSet:
         self._links: dict[str, ReplicaLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._known_ready: list[LoadEstimate] | None = None
 
     @property
     def num_ready(self) -> int:
         """Replicas that take requests now."""
-        return sum(link.is_ready for link in self._links.values())
+        return len(self._ready())
 
     @property
     def estimates(self) -> list[LoadEstimate]:
@@ -54,30 +55,28 @@ class ReplicaSet:
     @property
     def room(self) -> float:
         """Sequences that may be sent until all replicas have enough to do."""
-        return sum(link.estimate.room for link in self._links.values() if link.is_ready)
+        return sum(estimate.room for estimate in self._ready())
 
     @property
     def room_beside_others(self) -> float:
-        """Of these, those of a tenant that is to leave others a place that is free."""
-        ready = [link for link in self._links.values() if link.is_ready]
-        return sum(link.estimate.room_beside_others for link in ready)
+        """Of these, those that may run at once."""
+        return sum(estimate.room_beside_others for estimate in self._ready())
 
     def soonest_s(self, request: RouteRequest) -> float:
         """When the request's first token is to be expected from whichever ready replica is first.
 
         0 where nothing is known of their rates; some must be ready.
         """
-        ready = [link for link in self._links.values() if link.is_ready]
         held, block_size = self.prefixes.held(request.block_hashes), request.model.block_size
 
-        def first_ms(link: ReplicaLink) -> float:
-            cached = held.depths.get(link.member, 0) * block_size
-            fetched = held.lowered.get(link.member, 0) * block_size
+        def first_ms(estimate: LoadEstimate) -> float:
+            cached = held.depths.get(estimate.member, 0) * block_size
+            fetched = held.lowered.get(estimate.member, 0) * block_size
             uncached = max(request.num_prompt_tokens - cached, 1)
-            parts = cost_parts(link.estimate.load, uncached, fetched)
+            parts = cost_parts(estimate.load, uncached, fetched)
             return parts.queue_ms + parts.prefill_ms + parts.fetch_ms + parts.decode_ms
 
-        return 1e-3 * min(map(first_ms, ready))
+        return 1e-3 * min(map(first_ms, self._ready()))
 
     def has_news(self, records: Iterable[ReplicaRecord]) -> bool:
         """Whether there is a replica among these that was not here before."""
@@ -113,15 +112,16 @@ class ReplicaSet:
         request will take is reserved there at once: the caller submits to it before anything else
         runs. `cause` is why a replica is wanted, for whoever asks later why this one.
         """
-        ready = [
-            link for link in self._links.values() if link.is_ready and link.member not in refused
-        ]
-        candidates = [link for link in ready if link.member not in avoid] or ready
+        candidates = self._ready()
+        if refused:
+            candidates = [estimate for estimate in candidates if estimate.member not in refused]
+        if avoid:
+            others = [estimate for estimate in candidates if estimate.member not in avoid]
+            candidates = others or candidates
         if not candidates:
             return None
-        estimates = [link.estimate for link in candidates]
-        choice = self._policy.choose(request, estimates)
-        self._decisions.record(request, cause, estimates, choice)
+        choice = self._policy.choose(request, candidates)
+        self._decisions.record(request, cause, candidates, choice)
         link = self._links[choice.candidate.member]
         num_tokens = request.num_prompt_tokens if request.computes_all else choice.uncached_tokens
         link.reserve(request.n, num_tokens)
@@ -141,7 +141,14 @@ class ReplicaSet:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def _ready(self) -> list[LoadEstimate]:
+        """Those of the replicas that take requests now; not to be changed."""
+        if self._known_ready is None:
+            self._known_ready = [link.estimate for link in self._links.values() if link.is_ready]
+        return self._known_ready
+
     def _announce(self) -> None:
+        self._known_ready = None
         self._changed.set()
         self._changed = asyncio.Event()
 

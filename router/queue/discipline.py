@@ -26,9 +26,8 @@ class Discipline(Protocol):
     def num_before(self, waiter: Waiter) -> int:
         """How many of those that wait now will come before it, if nobody else comes."""
 
-    def next_may_fill(self) -> bool:
-        """Whether the next one may take the last places of a replica and wait there. Some must
-        wait."""
+    def next_yields(self) -> bool:
+        """Whether the next one is to make way for others at a replica. Some must wait."""
 
     def begin(self, waiter: Waiter) -> None:
         """It is under way."""
@@ -36,5 +35,5 @@ class Discipline(Protocol):
     def end(self, waiter: Waiter) -> None:
         """It is not under way any more."""
 
-    def serve(self, tenant: str, weight: float, tokens: float) -> None:
-        """Tokens were computed for a tenant of this weight."""
+    def serve(self, waiter: Waiter, tokens: float) -> None:
+        """Tokens were computed for it; it is under way."""

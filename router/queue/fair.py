@@ -9,21 +9,23 @@ OUTPUT_WEIGHT = 2.0
 """What a token counts; that of the paper, where output is dearer than prompt."""
 _LATELY_S = 60.0
 """A tenant is expected again for so long after a request."""
+_FAR_MORE = 2.0
+"""Times what others have under way on average."""
 _NOTHING = 1e-6
-"""Of a sum of sequences by weight, what is left by rounding."""
+"""Of a sum by weight, what is left by rounding."""
 
 
 class Fair:
     """Serves the tenant that has been served least, for its weight; each one's requests in order.
 
-    Nobody is sent away from a replica for another, and it answers in the order of coming. So who
-    has more under way than another that was here of late may not fill it: the other would have to
-    wait until something ends.
-
     A tenant that comes back is lifted to the least of those that wait, or to the one that was let
-    through last if none does: being idle earns nothing. Between two tenants that have requests
-    waiting all the time, served tokens (by weight) differ by no more than one prompt and the
-    output of what is under way.
+    through last if none does, less what is under way for it: being idle earns no more than to come
+    before what was let through but not finished meanwhile. Between two tenants that have requests
+    waiting all the time, served tokens (by weight) differ by no more than one prompt and what was
+    under way, with its output.
+
+    Replicas are full of requests of whoever asks most. So a tenant that has far more under way
+    than the others yields: they find a place, and their prompts do not wait for its prompts.
     """
 
     def __init__(self) -> None:
@@ -32,9 +34,11 @@ class Fair:
         self._waiting: dict[str, deque[Waiter]] = {}
         self._len = 0
         self._base = 0.0
-        """The counter that the tenant let through last had before; none that waits has less."""
+        """No tenant that waits has had less."""
         self._last = ""
-        """That tenant."""
+        """The tenant let through last."""
+        self._unfinished: dict[str, float] = {}
+        """What each counter counts of requests that are under way."""
         self._running: dict[str, float] = {}
         """Sequences under way, for the tenant's weight."""
         self._came: dict[str, float] = {}
@@ -51,8 +55,8 @@ class Fair:
         """One more waits."""
         tenant = waiter.tenant
         if tenant not in self._waiting:
-            floor = min(map(self.counter, self._waiting or (self._last,)))
-            self._counters[tenant] = max(self.counter(tenant), floor)
+            self._raise_base()
+            self._counters[tenant] = max(self.counter(tenant), self._base)
             self._waiting[tenant] = deque()
         self._waiting[tenant].append(waiter)
         self._len += 1
@@ -67,9 +71,9 @@ class Fair:
 
     def pop(self) -> Waiter:
         """The next one, which then waits no more. Some must wait."""
-        tenant = self._next()
+        tenant = self._last = self._next()
+        self._raise_base()
         waiter = self._waiting[tenant].popleft()
-        self._last, self._base = tenant, self.counter(tenant)
         self._leave(tenant)
         self._forget()
         return waiter
@@ -94,25 +98,32 @@ class Fair:
                 others += min(len(line), round(turns))
         return before + others
 
-    def next_may_fill(self) -> bool:
-        """Whether no tenant that was here of late has less under way, for its weight."""
-        running = self._running.get(self._next(), 0.0)
-        return all(self._running.get(other, 0.0) >= running for other in self._came)
+    def next_yields(self) -> bool:
+        """Whether its tenant has something under way, and with it far more, for its weight, than
+        the others that were here of late, on average."""
+        waiter = self._waiting[self._next()][0]
+        own = self._running.get(waiter.tenant, 0.0)
+        others = (self._running.keys() | self._came.keys()) - {waiter.tenant}
+        if not own or not others:
+            return False
+        total = sum(self._running.values()) - own
+        return own + waiter.sequences / waiter.weight > _FAR_MORE * total / len(others)
 
     def begin(self, waiter: Waiter) -> None:
         """It is under way."""
-        running = self._running.get(waiter.tenant, 0.0)
-        self._running[waiter.tenant] = running + waiter.sequences / waiter.weight
+        _add(self._running, waiter.tenant, waiter.sequences / waiter.weight)
 
     def end(self, waiter: Waiter) -> None:
         """It is not under way any more."""
-        self._running[waiter.tenant] -= waiter.sequences / waiter.weight
-        if self._running[waiter.tenant] < _NOTHING:
-            del self._running[waiter.tenant]
+        _add(self._running, waiter.tenant, -waiter.sequences / waiter.weight)
+        _add(self._unfinished, waiter.tenant, -waiter.served / waiter.weight)
 
-    def serve(self, tenant: str, weight: float, tokens: float) -> None:
-        """Tokens were computed for a tenant of this weight."""
-        self._counters[tenant] = self.counter(tenant) + tokens / weight
+    def serve(self, waiter: Waiter, tokens: float) -> None:
+        """Tokens were computed for it; it is under way."""
+        waiter.served += tokens
+        tenant, had = waiter.tenant, tokens / waiter.weight
+        self._counters[tenant] = self.counter(tenant) + had
+        _add(self._unfinished, tenant, had)
 
     def _next(self) -> str:
         """Served least; of several, the one with least under way, then the one that came first."""
@@ -121,6 +132,12 @@ class Fair:
             return self.counter(tenant), self._running.get(tenant, 0.0), self._first(tenant)
 
         return min(self._waiting, key=place)
+
+    def _raise_base(self) -> None:
+        """To what those that wait have had by requests that have ended, as far as they differ."""
+        present = self._waiting or (self._last,)
+        finished = (self.counter(name) - self._unfinished.get(name, 0.0) for name in present)
+        self._base = max(self._base, min(finished))
 
     def _note(self, waiter: Waiter) -> None:
         """Remember that its tenant is here, and forget who was not of late."""
@@ -145,3 +162,10 @@ class Fair:
 
     def _first(self, tenant: str) -> int:
         return self._waiting[tenant][0].number
+
+
+def _add(sums: dict[str, float], tenant: str, amount: float) -> None:
+    """Add to a sum that is kept as long as it is something."""
+    sums[tenant] = sums.get(tenant, 0.0) + amount
+    if sums[tenant] < _NOTHING:
+        del sums[tenant]

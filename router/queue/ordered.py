@@ -46,9 +46,9 @@ class Ordered:
         """How many of those that wait now will come before it, if nobody else comes."""
         return bisect_left(self._places, self._place(waiter))
 
-    def next_may_fill(self) -> bool:
-        """Nothing is kept for whoever comes later."""
-        return True
+    def next_yields(self) -> bool:
+        """Never: the order is all there is."""
+        return False
 
     def begin(self, waiter: Waiter) -> None:
         """Nothing depends on it."""
@@ -56,7 +56,7 @@ class Ordered:
     def end(self, waiter: Waiter) -> None:
         """Nothing depends on it."""
 
-    def serve(self, tenant: str, weight: float, tokens: float) -> None:
+    def serve(self, waiter: Waiter, tokens: float) -> None:
         """Nothing depends on it."""
 
     def _place(self, waiter: Waiter) -> tuple[float, int, Waiter]:

@@ -31,7 +31,7 @@ class Replicas(Protocol):
 
     @property
     def room_beside_others(self) -> float:
-        """Of these, those of a tenant that is to leave others a place that is free."""
+        """Of these, those that may run at once: what makes way for others does not wait there."""
 
     async def changed(self) -> None:
         """Wait until this may be different."""
@@ -146,21 +146,24 @@ class RequestQueue:
 
     def _let_through(self) -> None:
         """Whoever is next, as long as there is room; to be called when there may be more."""
-        while self._has_room():
+        while len(self._discipline):
+            yields = self._discipline.next_yields()
+            if not self._has_room(yields):
+                break
             waiter = self._discipline.pop()
             assert waiter.turn is not None, "it waits"
             if not waiter.turn.done():
+                waiter.yields = yields
                 self._begin(waiter)
                 waiter.turn.set_result(None)
         if len(self._discipline) and (self._following is None or self._following.done()):
             self._following = asyncio.create_task(self._follow(), name="queue")
 
-    def _has_room(self) -> bool:
-        if not (len(self._discipline) and self._places.is_free and self._replicas.num_ready):
+    def _has_room(self, yields: bool) -> bool:
+        if not (self._places.is_free and self._replicas.num_ready):
             return False
-        return self._replicas.room_beside_others > self._on_their_way or (
-            self._replicas.room > self._on_their_way and self._discipline.next_may_fill()
-        )
+        room = self._replicas.room_beside_others if yields else self._replicas.room
+        return room > self._on_their_way
 
     async def _follow(self) -> None:
         """Look again whenever something has changed at the replicas, while anybody waits."""
@@ -201,7 +204,7 @@ class RequestQueue:
             self._rate.begin()
         self._num_running += 1
         self._discipline.begin(waiter)
-        self._discipline.serve(waiter.tenant, waiter.weight, waiter.tokens)
+        self._discipline.serve(waiter, waiter.tokens)
 
     def arrive(self, waiter: Waiter) -> None:
         """A replica's load counts it now; for its Turn."""
@@ -209,8 +212,7 @@ class RequestQueue:
 
     def serve(self, waiter: Waiter, output_tokens: int) -> None:
         """Tokens were made for it; for its Turn."""
-        tokens = OUTPUT_WEIGHT * output_tokens
-        self._discipline.serve(waiter.tenant, waiter.weight, tokens)
+        self._discipline.serve(waiter, OUTPUT_WEIGHT * output_tokens)
 
     def end(self, waiter: Waiter) -> None:
         """It has ended; for its Turn."""
@@ -232,6 +234,11 @@ class Turn:
         self._output_tokens = 0
         self.is_sent = False
         """Whether a replica has been given it."""
+
+    @property
+    def yields(self) -> bool:
+        """Whether it makes way for others at a replica."""
+        return self._waiter.yields
 
     def sent(self) -> None:
         """It was submitted to a replica, whose load counts it from now on."""

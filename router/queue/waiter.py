@@ -21,5 +21,9 @@ class Waiter:
     """On time.monotonic()."""
     number: int = 0
     """Grows with each that comes."""
+    yields: bool = False
+    """Whether it makes way for others at a replica; known when its turn has come."""
+    served: float = 0.0
+    """Tokens computed for it, by the weights of router.queue.fair."""
     turn: asyncio.Future[None] | None = field(default=None, repr=False)
     """Done when its turn has come; fails if that will not be."""

@@ -56,11 +56,15 @@ class Batch:
 
     num_tokens: int = 0
     """Rows that go through the model."""
+    num_prompt_tokens: int = 0
+    """Those of chunks that are longer than one token."""
 
     def add(self, chunk: Chunk, copy: CopyPair | None) -> None:
         """Plan a chunk, after the copy that it needs."""
         self.chunks.append(chunk)
         self.num_tokens += chunk.length
+        if chunk.length > 1:
+            self.num_prompt_tokens += chunk.length
         if copy is not None:
             self.copies.append(copy)
 
@@ -69,6 +73,7 @@ class Batch:
         self.chunks = [chunk for chunk in self.chunks if chunk.sequence is not sequence]
         self.copies = [copy for copy in self.copies if copy[1] not in sequence.block_table]
         self.num_tokens = sum(chunk.length for chunk in self.chunks)
+        self.num_prompt_tokens = sum(c.length for c in self.chunks if c.length > 1)
 
 
 def _num_scored(sequence: Sequence, start: int, length: int) -> int:

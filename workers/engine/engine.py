@@ -98,6 +98,7 @@ class Engine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             num_in_flight=ranks.layout.pipeline,
             fetches=self._redis,
+            rates=self._rates,
         )
         self._in_flight = InFlight(
             self._scheduler, self._runner, self.stats.watch, ranks.layout.pipeline

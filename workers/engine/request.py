@@ -28,6 +28,8 @@ class Request:
     """Index of the first sample."""
     embed: bool = False
     """Wants an embedding of the prompt in place of tokens; nothing is sampled."""
+    yields: bool = False
+    """Makes way for those that do not."""
 
     @property
     def sample_indices(self) -> range:

@@ -6,7 +6,7 @@ them. Chunked prefill, prefix hits and recomputation after preemption are the sa
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Protocol
 
@@ -14,9 +14,16 @@ from workers.engine.admission import Admission, Forecast
 from workers.engine.batch import Batch, Chunk
 from workers.engine.kv_blocks import KVBlocks
 from workers.engine.output_length import OutputLength
+from workers.engine.rates import Rates
 from workers.engine.sequence import LoadedTokens, RequestGroup, Sequence
 
-_Rank = tuple[int, int, int]
+_Rank = tuple[int, float, int, int]
+
+_YIELDING_STEP_S = 0.02
+"""About how long a step takes that reads prompts of requests that yield: whoever comes meanwhile
+waits for its end."""
+_LEAST_YIELDING_TOKENS = 16
+"""Of such prompts, however long a step takes."""
 
 
 class Fetches(Protocol):
@@ -35,6 +42,10 @@ class Fetches(Protocol):
 class Scheduler:
     """Orders requests by priority, then arrival; decodes go before prefills within a step.
 
+    Requests that yield make way for the others: they come after these, though not for ever, a step
+    reads little of their prompts, and where there is no place but theirs, the last of them rest:
+    they keep their blocks and are in no step.
+
     Blocks are taken as needed. If they run short, sequences first give back what their sliding
     window has left, then the lowest-ranking one is preempted: it gives back everything, waits at
     its old rank and is recomputed later.
@@ -48,8 +59,10 @@ class Scheduler:
         max_num_batched_tokens: int,
         num_in_flight: int = 1,
         fetches: Fetches | None = None,
+        rates: Rates | None = None,
     ) -> None:
-        """The steps in flight at a time share the running sequences and the token budget."""
+        """The steps in flight at a time share the running sequences and the token budget. `rates`
+        tell how long prompts take."""
         self.blocks = blocks
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -60,6 +73,7 @@ class Scheduler:
         self._admission = Admission(blocks, self.output_length, max_num_batched_tokens)
         self._waiting: list[tuple[_Rank, Sequence]] = []
         self._waiting_tokens = 0
+        self._rates = rates or Rates()
         self._fetches = fetches
         self._fetching: set[Sequence] = set()
         """Those that wait for their prefix, so that others go before them."""
@@ -131,20 +145,40 @@ class Scheduler:
                 self._wait(sequence)
         self.running.sort(key=_rank)
         batch = Batch()
-        share = -(-len(self.running) // self._num_in_flight)
-        decodes = [s for s in self.running if s.num_unscheduled == 1]
-        prefills = [s for s in self.running if s.num_unscheduled > 1]
-        for sequence in chain(decodes, prefills):
-            if not sequence.block_table:  # preempted in favour of one before it
-                continue
-            num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
-            if len(batch.chunks) == share or not num_tokens:
+        active = self.running[: self._max_num_seqs]
+        share = -(-len(active) // self._num_in_flight)
+        for sequence in [s for s in active if s.num_unscheduled == 1]:
+            if len(batch.chunks) == share or batch.num_tokens == self._step_tokens:
                 break
-            if self._make_room(sequence, num_tokens, batch):
+            # Without blocks, it was preempted in favour of one before it.
+            if sequence.block_table and self._make_room(sequence, 1, batch):
+                self._take(sequence, 1, batch)
+        for sequence in [s for s in active if s.num_unscheduled > 1]:
+            if _reads_yielding_prompt(sequence):
+                self._start_waiting(batch, before=_rank(sequence))
+            if len(batch.chunks) >= share:
+                break
+            num_tokens = self._next_tokens(sequence, batch)
+            if num_tokens and sequence.block_table and self._make_room(sequence, num_tokens, batch):
                 self._take(sequence, num_tokens, batch)
         self._start_waiting(batch)
         self._hand_out(batch)
         return batch
+
+    def _next_tokens(self, sequence: Sequence, batch: Batch) -> int:
+        """How many tokens of the sequence the step may compute."""
+        most = self._step_tokens - batch.num_tokens
+        if _reads_yielding_prompt(sequence):
+            most = min(most, self._yielding_tokens - batch.num_prompt_tokens)
+        return max(0, min(sequence.num_unscheduled, most))
+
+    @property
+    def _yielding_tokens(self) -> int:
+        """Prompt tokens after which a step reads no more of those that yield."""
+        rate = self._rates.prefill_tokens_per_s
+        if not rate:
+            return self._step_tokens
+        return max(_LEAST_YIELDING_TOKENS, int(rate * _YIELDING_STEP_S))
 
     def _hand_out(self, batch: Batch) -> None:
         """The batch is complete: what it is about to compute is not planned again."""
@@ -154,14 +188,17 @@ class Scheduler:
             batch.cleared = self.blocks.take_unclean()
             batch.saves, batch.loads = self.blocks.hand_out_transfers()
 
-    def _start_waiting(self, batch: Batch) -> None:
-        """Let those that wait run, in order, until one may not."""
+    def _start_waiting(self, batch: Batch, before: _Rank | None = None) -> None:
+        """Let those that wait run, in order, until one may not; if asked, only those with a rank
+        before another one's."""
         if not self._waiting or (self.running and self._waiting[0][1] is self._blocked):
             return
         forecast: Forecast | None = None
-        while self._waiting and batch.num_tokens < self._step_tokens:
+        while self._waiting:
+            rank, sequence = self._waiting[0]
+            if (before and rank > before) or not self._next_tokens(sequence, batch):
+                return
             forecast = forecast or self._admission.forecast(self.running)
-            sequence = self._waiting[0][1]
             if not self._start(sequence, forecast, batch):
                 self._blocked = sequence
                 return
@@ -177,7 +214,7 @@ class Scheduler:
         futures = self._admission.futures(sequence)
         fits = not self.running or forecast.fits(futures)
         loaded = self.blocks.load_prefix(sequence) if fits and is_shared else LoadedTokens()
-        num_tokens = min(sequence.num_unscheduled, self._step_tokens - batch.num_tokens)
+        num_tokens = self._next_tokens(sequence, batch)
         if fits and self._is_short(sequence, num_tokens):
             self.blocks.release_behind_window(sequence)
         if not fits or self._is_short(sequence, num_tokens):
@@ -194,9 +231,14 @@ class Scheduler:
         return True
 
     def _has_place(self, sequence: Sequence) -> bool:
+        """Whether it may run beside the others, or beside those that do not rest for it."""
         if not self.running:
             return True
-        places = sum(_places(other.group) for other in self.running) + _places(sequence.group)
+        others: Iterable[Sequence] = self.running
+        if not sequence.group.request.yields:
+            rank = _rank(sequence)
+            others = (s for s in others if not s.group.request.yields or _rank(s) < rank)
+        places = sum(_places(other.group) for other in others) + _places(sequence.group)
         return places <= self._max_num_seqs
 
     def _is_short(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -236,8 +278,12 @@ class Scheduler:
         self._waiting_tokens += len(sequence.token_ids)
 
 
+def _reads_yielding_prompt(sequence: Sequence) -> bool:
+    return sequence.group.request.yields and sequence.num_unscheduled > 1
+
+
 def _rank(sequence: Sequence) -> _Rank:
-    return (-sequence.group.request.priority, sequence.group.arrival, sequence.index)
+    return (*sequence.group.order, sequence.index)
 
 
 def may_share(sequence: Sequence) -> bool:

@@ -91,6 +91,9 @@ class LoadedTokens(NamedTuple):
 BlockTable: TypeAlias = "array[int]"
 """Block ids in order of position, 64 bits each, as plans have them."""
 
+_YIELD_S = 5.0
+"""By how much later others may come and still go before a request that yields."""
+
 Target = tuple[Sequence, int]
 """(sequence, index of the sample that its next token is for)"""
 
@@ -108,6 +111,8 @@ class RequestGroup:
     """Tokens that each sample may have at the most."""
     root_hash: bytes
     """What the hashes of all blocks begin with."""
+    order: tuple[int, float, int] = field(init=False)
+    """Those with less go first."""
     live: list[Sequence] = field(default_factory=list)
     """Samples that have not ended; before the prompt is computed, the first one alone."""
     is_forked: bool = False
@@ -122,3 +127,7 @@ class RequestGroup:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     mean_pool: MeanPool = field(default_factory=MeanPool)
     """What an embedding is made of, if that is what is wanted."""
+
+    def __post_init__(self) -> None:
+        due = self.arrived_at + (_YIELD_S if self.request.yields else 0.0)
+        self.order = (-self.request.priority, due, self.arrival)

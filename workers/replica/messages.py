@@ -45,6 +45,7 @@ def to_request(submit: internal.Submit, engine_id: str) -> Request:
         num_generated=submit.num_generated,
         first_index=submit.first_index,
         embed=submit.embed,
+        yields=submit.yields,
     )
 
 

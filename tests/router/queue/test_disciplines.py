@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import RouterSettings
-from router.queue import DISCIPLINES, Waiter
+from router.queue import DISCIPLINES, Discipline, Waiter
 from router.queue.fair import OUTPUT_WEIGHT, PROMPT_WEIGHT, Fair
 
 NAMES = sorted(DISCIPLINES)
@@ -65,6 +65,13 @@ def waiters(specs: Sequence[Spec]) -> list[Waiter]:
     return made
 
 
+def compute(discipline: Discipline, waiter: Waiter) -> None:
+    """It is under way, has its tokens and ends."""
+    discipline.begin(waiter)
+    discipline.serve(waiter, waiter.tokens)
+    discipline.end(waiter)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(SPECS, st.data())
 def test_it_holds_what_was_added_and_neither_taken_nor_discarded(
@@ -79,7 +86,7 @@ def test_it_holds_what_was_added_and_neither_taken_nor_discarded(
         action = data.draw(st.sampled_from(["keep", "pop", "discard", "discard twice"]))
         if action == "pop":
             taken = discipline.pop()
-            discipline.serve(taken.tenant, taken.weight, taken.tokens)
+            compute(discipline, taken)
             inside.remove(taken)
         elif action != "keep":
             gone = data.draw(st.sampled_from(inside))
@@ -132,7 +139,7 @@ def test_nobody_starves_however_many_favoured_ones_keep_coming(name: str) -> Non
     """One that is disliked in every way, and one favoured newcomer for each that is served."""
     discipline = DISCIPLINES[name]()
     disliked = Waiter("a", priority=-100, deadline=3600.0, tokens=50.0, number=0)
-    discipline.serve("a", 1.0, 10_000.0)
+    compute(discipline, Waiter("a", tokens=10_000.0))
     discipline.add(disliked)
     for number in range(1, 10_000):
         now = number * 1.0
@@ -141,7 +148,7 @@ def test_nobody_starves_however_many_favoured_ones_keep_coming(name: str) -> Non
         )
         discipline.add(newcomer)
         served = discipline.pop()
-        discipline.serve(served.tenant, served.weight, served.tokens)
+        compute(discipline, served)
         if served is disliked:
             return
     pytest.fail("it was never served")
@@ -182,9 +189,11 @@ def test_backlogged_tenants_differ_by_one_prompt_and_what_is_under_way(
     for _, output, ended in requests:
         if len(running) == slots:
             waiter, tokens = running.pop(ended % slots)
-            fair.serve(waiter.tenant, waiter.weight, OUTPUT_WEIGHT * tokens)
+            fair.serve(waiter, OUTPUT_WEIGHT * tokens)
+            fair.end(waiter)
         waiter = fair.pop()
-        fair.serve(waiter.tenant, waiter.weight, waiter.tokens)
+        fair.begin(waiter)
+        fair.serve(waiter, waiter.tokens)
         running.append(Run(waiter, output))
         refill()
         for one, one_weight in WEIGHTS.items():
@@ -202,7 +211,7 @@ def test_shares_follow_weights() -> None:
             fair.add(Waiter(tenant, weight, tokens=10.0, number=number))
             number += 1
         served = fair.pop()
-        fair.serve(served.tenant, served.weight, served.tokens)
+        compute(fair, served)
         had[served.tenant] += 1
     assert had["a"] == pytest.approx(200, abs=2)
     assert had["b"] == pytest.approx(400, abs=2)
@@ -214,14 +223,14 @@ def test_being_idle_earns_nothing() -> None:
     fair = Fair()
     for number in range(100):
         fair.add(Waiter("a", tokens=10.0, number=number))
-        fair.serve("a", 1.0, fair.pop().tokens)
+        compute(fair, fair.pop())
     for number in range(100, 120):
         fair.add(Waiter("a", tokens=10.0, number=2 * number))
         fair.add(Waiter("b", tokens=10.0, number=2 * number + 1))
     order = []
     for _ in range(20):
         served = fair.pop()
-        fair.serve(served.tenant, 1.0, served.tokens)
+        compute(fair, served)
         order.append(served.tenant)
     assert order.count("b") == pytest.approx(10, abs=1)
 
@@ -230,7 +239,7 @@ def test_nothing_is_kept_of_tenants_that_do_not_come_again() -> None:
     fair = Fair()
     for number in range(1000):
         fair.add(Waiter(f"t{number}", tokens=10.0, number=number))
-        fair.serve(f"t{number}", 1.0, fair.pop().tokens)
+        compute(fair, fair.pop())
     assert len(fair._counters) <= 2
 
 
@@ -240,3 +249,79 @@ def test_too_many_cost_the_tenant_that_has_most_waiting() -> None:
         fair.add(Waiter("flood", number=number))
     fair.add(Waiter("other", number=10))
     assert fair.last().number == 9
+
+
+def under_way(fair: Fair, tenant: str, count: int) -> list[Waiter]:
+    """So many requests of a tenant, which replicas have been given."""
+    found = []
+    for _ in range(count):
+        fair.add(Waiter(tenant, WEIGHTS[tenant], tokens=10.0))
+        found.append(fair.pop())
+        fair.begin(found[-1])
+        fair.serve(found[-1], 10.0)
+    return found
+
+
+@given(st.integers(1, 20), st.integers(0, 100), st.integers(1, 50))
+def test_who_comes_back_comes_before_what_others_have_under_way_and_no_more(
+    slots: int, output: int, prompt: int
+) -> None:
+    """Its credit is what was let through for the other, prompts and output, and is not done."""
+    fair = Fair()
+    fair.add(Waiter("b", tokens=1.0))
+    compute(fair, fair.pop())
+    for _ in range(100):
+        fair.add(Waiter("a", tokens=10.0))
+        compute(fair, fair.pop())
+    flood = under_way(fair, "a", slots)
+    for waiter in flood:
+        fair.serve(waiter, OUTPUT_WEIGHT * output)
+    credit = slots * (10.0 + OUTPUT_WEIGHT * output)
+    fair.add(Waiter("a", tokens=10.0, number=1))
+    first = 0
+    while True:
+        fair.add(Waiter("b", tokens=float(prompt), number=2 + first))
+        served = fair.pop()
+        if served.tenant == "a":
+            break
+        first += 1
+        fair.begin(served)
+        fair.serve(served, served.tokens)
+    assert credit <= first * prompt < credit + prompt + 1e-6 or first * prompt == credit
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_who_has_more_than_twice_as_much_under_way_as_others_yields(
+    own: int, second: int, third: int
+) -> None:
+    """By weight: a has 1, b has 2, c has 0.5. All have been here of late, idle ones too."""
+    fair = Fair()
+    for tenant, weight in WEIGHTS.items():
+        fair.add(Waiter(tenant, weight))
+        fair.discard(Waiter(tenant, weight))
+        compute(fair, fair.pop())
+    under_way(fair, "a", own)
+    under_way(fair, "b", second)
+    under_way(fair, "c", third)
+    fair.add(Waiter("a"))
+    mean = (second / 2 + third / 0.5) / 2
+    assert fair.next_yields() == (own > 0 and own + 1 > 2 * mean)
+
+
+@given(st.integers(0, 50))
+def test_who_is_alone_never_yields(own: int) -> None:
+    fair = Fair()
+    fair.add(Waiter("b", came_at=0.0))
+    compute(fair, fair.pop())
+    fair.add(Waiter("a", came_at=100.0))
+    under_way(fair, "a", own)
+    assert not fair.next_yields()
+
+
+def test_no_sum_outlives_the_requests_that_it_is_of() -> None:
+    fair = Fair()
+    for waiter in [*under_way(fair, "a", 7), *under_way(fair, "c", 3)]:
+        fair.serve(waiter, 0.1)
+        fair.end(waiter)
+    assert not fair._running
+    assert not fair._unfinished

@@ -16,16 +16,16 @@ from tests.router.test_gate import Clock
 class Replicas:
     """A model's replicas, whose room a test sets."""
 
-    def __init__(self, room: float, num_ready: int = 1, num_kept: int = 0) -> None:
-        """`num_kept` of the room is not for tenants that are to leave others some."""
+    def __init__(self, room: float, num_ready: int = 1, num_waiting: int = 0) -> None:
+        """`num_waiting` of the room are not to run at once."""
         self.num_ready = num_ready
         self.room = room
-        self._num_kept = num_kept
+        self._num_waiting = num_waiting
         self._changed = asyncio.Event()
 
     @property
     def room_beside_others(self) -> float:
-        return max(0, self.room - self._num_kept)
+        return max(0, self.room - self._num_waiting)
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -172,15 +172,16 @@ async def test_a_flood_does_not_push_others_behind_it() -> None:
 
 
 @pytest.mark.parametrize(("name", "num_through"), [("fair", 4), ("fcfs", 6)])
-async def test_who_has_most_under_way_leaves_some_room_to_others(
+async def test_who_has_far_more_under_way_does_not_wait_at_replicas_and_is_marked(
     name: str, num_through: int
 ) -> None:
     """Where there are others: the first requests are alone, and take all."""
-    replicas = Replicas(room=6, num_kept=2)
+    replicas = Replicas(room=6, num_waiting=2)
     queue = make(replicas, name)
     alone = start(queue, replicas, *"aaaaaaa")
     await settle()
     assert sum(request.is_through for request in alone) == 6
+    assert not any(request.waiter.yields for request in alone)
     for request in alone:
         request.may_end.set()
     [other] = start(queue, replicas, "b")
@@ -193,6 +194,9 @@ async def test_who_has_most_under_way_leaves_some_room_to_others(
     [other] = start(queue, replicas, "b")
     await settle()
     assert other.is_through == (name == "fair")
+    assert not other.waiter.yields
+    marked = [request.waiter.yields for request in flood if request.is_through]
+    assert marked == [name == "fair" and number > 0 for number in range(num_through)]
     for request in [*flood, other]:
         request.may_end.set()
     await asyncio.gather(other.task, *(request.task for request in flood))

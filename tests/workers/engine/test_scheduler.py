@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from workers.engine.batch import Chunk
 from workers.engine.block_pool import BlockPool
 from workers.engine.kv_blocks import KVBlocks
+from workers.engine.rates import Rates
 from workers.engine.request import Request
 from workers.engine.sampling_params import SamplingParams
 from workers.engine.scheduler import Scheduler
@@ -24,6 +25,7 @@ class Wish:
     arrives: int
     n: int = 1
     priority: int = 0
+    yields: bool = False
 
 
 WISHES = st.lists(
@@ -34,6 +36,7 @@ WISHES = st.lists(
         arrives=st.integers(0, 30),
         n=st.integers(1, 3),
         priority=st.integers(-1, 1),
+        yields=st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -41,17 +44,35 @@ WISHES = st.lists(
 
 
 def make_scheduler(
-    num_blocks: int, *, budget: int = 16, seqs: int = 6, window: int | None = None
+    num_blocks: int,
+    *,
+    budget: int = 16,
+    seqs: int = 6,
+    window: int | None = None,
+    prefill_tokens_per_s: int = 0,
 ) -> Scheduler:
     blocks = KVBlocks(BlockPool(num_blocks), BLOCK, share_prefixes=True, window=window)
-    return Scheduler(blocks, max_num_seqs=seqs, max_num_batched_tokens=budget)
+    rates = Rates()
+    if prefill_tokens_per_s:
+        rates.observe(prefill_tokens_per_s, 0, 1.0)
+    return Scheduler(blocks, max_num_seqs=seqs, max_num_batched_tokens=budget, rates=rates)
 
 
 def make_group(wish: Wish, number: int) -> RequestGroup:
-    params = SamplingParams(n=wish.n, max_tokens=wish.output)
-    request = Request(str(number), [ord(c) for c in wish.prompt], params, priority=wish.priority)
+    request = Request(
+        str(number),
+        [ord(c) for c in wish.prompt],
+        SamplingParams(n=wish.n, max_tokens=wish.output),
+        priority=wish.priority,
+        yields=wish.yields,
+    )
     return RequestGroup(
-        request, number, 0.0, max_output=wish.output, root_hash=b"", is_forked=wish.n == 1
+        request,
+        number,
+        float(wish.arrives),
+        max_output=wish.output,
+        root_hash=b"",
+        is_forked=wish.n == 1,
     )
 
 
@@ -78,7 +99,9 @@ class Simulation:
         for chunk in batch.chunks:
             if chunk.end == len(chunk.sequence.token_ids):
                 self.sample(chunk.sequence)
-        assert len(self.scheduler.running) <= self.seqs
+        running = self.scheduler.running
+        assert len([s for s in running if not s.group.request.yields]) <= self.seqs
+        assert len(running) <= 2 * self.seqs
         self.check_books()
 
     def check_writes(self, chunks: list[Chunk]) -> None:
@@ -129,12 +152,14 @@ class Simulation:
     num_blocks=st.integers(18, 60),
     budget=st.integers(1, 40),
     window=st.one_of(st.none(), st.integers(1, 20)),
+    rate=st.integers(0, 2000),
 )
 def test_everyone_is_served_within_budget_and_nothing_leaks(
-    wishes: list[Wish], num_blocks: int, budget: int, window: int | None
+    wishes: list[Wish], num_blocks: int, budget: int, window: int | None, rate: int
 ) -> None:
-    """Any load that fits one at a time is served whole, whatever the cache, budget and window."""
-    scheduler = make_scheduler(num_blocks, budget=budget, window=window)
+    """Any load that fits one at a time is served whole, whatever the cache, budget, window and
+    rate, and whoever yields."""
+    scheduler = make_scheduler(num_blocks, budget=budget, window=window, prefill_tokens_per_s=rate)
     simulation = Simulation(scheduler, budget, 6)
     simulation.run(wishes)
     assert sorted(simulation.order) == sorted(
@@ -203,3 +228,67 @@ def test_a_windowed_sequence_outgrows_the_cache() -> None:
     simulation.run([Wish("a" * 60, 60, 0)])
     assert simulation.order == [("0", 0)]
     assert scheduler.num_preemptions == 0
+
+
+def run_flood(scheduler: Scheduler, count: int, prompt: str = "ab") -> Simulation:
+    """So many that yield, after as many steps as it takes to read all prompts that may run."""
+    simulation = Simulation(scheduler, 256, 4)
+    for number in range(count):
+        scheduler.add(make_group(Wish(prompt, 60, 0, yields=True), number))
+    while scheduler.queued_tokens and len(scheduler.running) < 4:
+        simulation.step()
+    return simulation
+
+
+@given(num_flooding=st.integers(1, 12), num_others=st.integers(1, 4))
+def test_those_that_do_not_yield_are_read_in_the_next_step(
+    num_flooding: int, num_others: int
+) -> None:
+    """Whatever runs and waits that yields; and from then on no more than may are in a step."""
+    scheduler = make_scheduler(1000, budget=256, seqs=4)
+    simulation = run_flood(scheduler, num_flooding)
+    others = [make_group(Wish("b" * 20, 3, 0), 100 + number) for number in range(num_others)]
+    for group in others:
+        scheduler.add(group)
+    simulation.step()
+    assert [group.live[0].num_output for group in others] == [1] * num_others
+    resting = sorted(scheduler.running, key=lambda s: s.group.order)[4:]
+    assert all(s.group.request.yields and s.block_table for s in resting)
+    lengths = [len(s.token_ids) for s in resting]
+    simulation.step()
+    assert [len(s.token_ids) for s in resting] == lengths
+    while scheduler.running or scheduler.num_waiting:
+        simulation.step()
+    assert len(simulation.order) == num_flooding + num_others
+
+
+@given(rate=st.integers(1, 5000), prompt=st.integers(2, 300), other=st.integers(2, 150))
+def test_a_step_reads_little_of_prompts_that_yield_and_nothing_beside_others(
+    rate: int, prompt: int, other: int
+) -> None:
+    """What may be read in 20 ms, and 16 tokens at least."""
+    scheduler = make_scheduler(1000, budget=256, seqs=6, prefill_tokens_per_s=rate)
+    for number in range(3):
+        scheduler.add(make_group(Wish("ab" * prompt, 2, 0, yields=True), number))
+    most = max(16, rate // 50)
+    batch = scheduler.schedule()
+    assert 0 < batch.num_tokens <= max(most, 1)
+    for chunk in batch.chunks:
+        chunk.sequence.num_computed = chunk.end
+    scheduler.add(make_group(Wish("c" * other, 2, 0), 3))
+    lengths = {c.sequence.group.arrival: c.length for c in scheduler.schedule().chunks}
+    assert lengths[3] == other
+    assert sum(length for number, length in lengths.items() if number != 3 and length > 1) <= max(
+        0, most - other
+    )
+
+
+def test_who_yields_waits_for_five_seconds_of_others_at_most() -> None:
+    scheduler = make_scheduler(100, seqs=1)
+    simulation = Simulation(scheduler, 16, 1)
+    wishes = [Wish("ab", 2, 0, yields=True), Wish("ab", 2, 4), Wish("ab", 2, 6), Wish("ab", 2, 3)]
+    for number, wish in enumerate(wishes):
+        scheduler.add(make_group(wish, number))
+    while scheduler.running or scheduler.num_waiting:
+        simulation.step()
+    assert [name for name, _ in simulation.order] == ["3", "1", "0", "2"]

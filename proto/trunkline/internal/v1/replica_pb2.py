@@ -26,7 +26,7 @@ from trunkline.v1 import inference_pb2 as trunkline_dot_v1_dot_inference__pb2
 from trunkline.v1 import sampling_pb2 as trunkline_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trunkline/internal/v1/replica.proto\x12\x15trunkline.internal.v1\x1a\x1ctrunkline/v1/inference.proto\x1a\x1btrunkline/v1/sampling.proto\"\x84\x01\n\x0e\x43onnectRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".trunkline.internal.v1.RouterHello\x12.\n\x07submits\x18\x02 \x03(\x0b\x32\x1d.trunkline.internal.v1.Submit\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\x04\"C\n\x0bRouterHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\xd2\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.trunkline.v1.SamplingParams\x12*\n\x04stop\x18\x05 \x01(\x0b\x32\x1c.trunkline.v1.StopConditions\x12/\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1d.trunkline.v1.LogprobsOptions\x12\t\n\x01n\x18\x07 \x01(\r\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x11\n\ttimeout_s\x18\t \x01(\x01\x12\x12\n\ncache_salt\x18\n \x01(\x0c\x12\x15\n\rnum_generated\x18\x0b \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x0c \x01(\r\x12\r\n\x05\x65mbed\x18\r \x01(\x08\"\xd7\x01\n\x0f\x43onnectResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.trunkline.internal.v1.ReplicaHello\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.trunkline.internal.v1.SampleOutput\x12/\n\x04\x65nds\x18\x03 \x03(\x0b\x32!.trunkline.internal.v1.RequestEnd\x12)\n\x04load\x18\x04 \x01(\x0b\x32\x1b.trunkline.internal.v1.Load\"1\n\x0cReplicaHello\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xda\x02\n\x0cSampleOutput\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.trunkline.v1.TokenLogprob\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.trunkline.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x1a.trunkline.v1.TokenLogprob\x12/\n\x07started\x18\x08 \x01(\x0b\x32\x1e.trunkline.internal.v1.Started\x12\x10\n\x08position\x18\t \x01(\r\x12\x11\n\tembedding\x18\n \x01(\x0c\x42\x10\n\x0e_stop_token_id\"8\n\x07Started\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x01 \x01(\r\x12\x0f\n\x07queue_s\x18\x02 \x01(\x01\"\x8d\x01\n\nRequestEnd\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x33\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1f.trunkline.internal.v1.FinishedH\x00\x12/\n\x06\x66\x61iled\x18\x03 \x01(\x0b\x32\x1d.trunkline.internal.v1.FailedH\x00\x42\t\n\x07outcome\"\n\n\x08\x46inished\"\x92\x02\n\x06\x46\x61iled\x12\x32\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32#.trunkline.internal.v1.Failed.Cause\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\t\"\x92\x01\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x11\n\rCAUSE_INVALID\x10\x01\x12\x11\n\rCAUSE_REFUSED\x10\x02\x12\x12\n\x0e\x43\x41USE_DEADLINE\x10\x03\x12\x13\n\x0f\x43\x41USE_CANCELLED\x10\x04\x12\x12\n\x0e\x43\x41USE_INTERNAL\x10\x05\x12\x0f\n\x0b\x43\x41USE_MOVED\x10\x06\"\x8d\x02\n\x04Load\x12\x19\n\x11running_sequences\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x03 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x05 \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x06 \x01(\x01\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x07 \x01(\x01\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x1d\n\x15max_running_sequences\x18\t \x01(\r\x12\x1a\n\x12\x66\x65tch_tokens_per_s\x18\n \x01(\x01\x32n\n\x0eReplicaService\x12\\\n\x07\x43onnect\x12%.trunkline.internal.v1.ConnectRequest\x1a&.trunkline.internal.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trunkline/internal/v1/replica.proto\x12\x15trunkline.internal.v1\x1a\x1ctrunkline/v1/inference.proto\x1a\x1btrunkline/v1/sampling.proto\"\x84\x01\n\x0e\x43onnectRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\".trunkline.internal.v1.RouterHello\x12.\n\x07submits\x18\x02 \x03(\x0b\x32\x1d.trunkline.internal.v1.Submit\x12\x0f\n\x07\x63\x61ncels\x18\x03 \x03(\x04\"C\n\x0bRouterHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\xe2\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12.\n\x08sampling\x18\x04 \x01(\x0b\x32\x1c.trunkline.v1.SamplingParams\x12*\n\x04stop\x18\x05 \x01(\x0b\x32\x1c.trunkline.v1.StopConditions\x12/\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1d.trunkline.v1.LogprobsOptions\x12\t\n\x01n\x18\x07 \x01(\r\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x11\n\ttimeout_s\x18\t \x01(\x01\x12\x12\n\ncache_salt\x18\n \x01(\x0c\x12\x15\n\rnum_generated\x18\x0b \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x0c \x01(\r\x12\r\n\x05\x65mbed\x18\r \x01(\x08\x12\x0e\n\x06yields\x18\x0e \x01(\x08\"\xd7\x01\n\x0f\x43onnectResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32#.trunkline.internal.v1.ReplicaHello\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.trunkline.internal.v1.SampleOutput\x12/\n\x04\x65nds\x18\x03 \x03(\x0b\x32!.trunkline.internal.v1.RequestEnd\x12)\n\x04load\x18\x04 \x01(\x0b\x32\x1b.trunkline.internal.v1.Load\"1\n\x0cReplicaHello\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xda\x02\n\x0cSampleOutput\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.trunkline.v1.TokenLogprob\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.trunkline.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x1a.trunkline.v1.TokenLogprob\x12/\n\x07started\x18\x08 \x01(\x0b\x32\x1e.trunkline.internal.v1.Started\x12\x10\n\x08position\x18\t \x01(\r\x12\x11\n\tembedding\x18\n \x01(\x0c\x42\x10\n\x0e_stop_token_id\"8\n\x07Started\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x01 \x01(\r\x12\x0f\n\x07queue_s\x18\x02 \x01(\x01\"\x8d\x01\n\nRequestEnd\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x33\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1f.trunkline.internal.v1.FinishedH\x00\x12/\n\x06\x66\x61iled\x18\x03 \x01(\x0b\x32\x1d.trunkline.internal.v1.FailedH\x00\x42\t\n\x07outcome\"\n\n\x08\x46inished\"\x92\x02\n\x06\x46\x61iled\x12\x32\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32#.trunkline.internal.v1.Failed.Cause\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\t\"\x92\x01\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x11\n\rCAUSE_INVALID\x10\x01\x12\x11\n\rCAUSE_REFUSED\x10\x02\x12\x12\n\x0e\x43\x41USE_DEADLINE\x10\x03\x12\x13\n\x0f\x43\x41USE_CANCELLED\x10\x04\x12\x12\n\x0e\x43\x41USE_INTERNAL\x10\x05\x12\x0f\n\x0b\x43\x41USE_MOVED\x10\x06\"\x8d\x02\n\x04Load\x12\x19\n\x11running_sequences\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x03 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x05 \x01(\r\x12\x1c\n\x14prefill_tokens_per_s\x18\x06 \x01(\x01\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x07 \x01(\x01\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x1d\n\x15max_running_sequences\x18\t \x01(\r\x12\x1a\n\x12\x66\x65tch_tokens_per_s\x18\n \x01(\x01\x32n\n\x0eReplicaService\x12\\\n\x07\x43onnect\x12%.trunkline.internal.v1.ConnectRequest\x1a&.trunkline.internal.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTERHELLO']._serialized_start=256
   _globals['_ROUTERHELLO']._serialized_end=323
   _globals['_SUBMIT']._serialized_start=326
-  _globals['_SUBMIT']._serialized_end=664
-  _globals['_CONNECTRESPONSE']._serialized_start=667
-  _globals['_CONNECTRESPONSE']._serialized_end=882
-  _globals['_REPLICAHELLO']._serialized_start=884
-  _globals['_REPLICAHELLO']._serialized_end=933
-  _globals['_SAMPLEOUTPUT']._serialized_start=936
-  _globals['_SAMPLEOUTPUT']._serialized_end=1282
-  _globals['_STARTED']._serialized_start=1284
-  _globals['_STARTED']._serialized_end=1340
-  _globals['_REQUESTEND']._serialized_start=1343
-  _globals['_REQUESTEND']._serialized_end=1484
-  _globals['_FINISHED']._serialized_start=1486
-  _globals['_FINISHED']._serialized_end=1496
-  _globals['_FAILED']._serialized_start=1499
-  _globals['_FAILED']._serialized_end=1773
-  _globals['_FAILED_CAUSE']._serialized_start=1627
-  _globals['_FAILED_CAUSE']._serialized_end=1773
-  _globals['_LOAD']._serialized_start=1776
-  _globals['_LOAD']._serialized_end=2045
-  _globals['_REPLICASERVICE']._serialized_start=2047
-  _globals['_REPLICASERVICE']._serialized_end=2157
+  _globals['_SUBMIT']._serialized_end=680
+  _globals['_CONNECTRESPONSE']._serialized_start=683
+  _globals['_CONNECTRESPONSE']._serialized_end=898
+  _globals['_REPLICAHELLO']._serialized_start=900
+  _globals['_REPLICAHELLO']._serialized_end=949
+  _globals['_SAMPLEOUTPUT']._serialized_start=952
+  _globals['_SAMPLEOUTPUT']._serialized_end=1298
+  _globals['_STARTED']._serialized_start=1300
+  _globals['_STARTED']._serialized_end=1356
+  _globals['_REQUESTEND']._serialized_start=1359
+  _globals['_REQUESTEND']._serialized_end=1500
+  _globals['_FINISHED']._serialized_start=1502
+  _globals['_FINISHED']._serialized_end=1512
+  _globals['_FAILED']._serialized_start=1515
+  _globals['_FAILED']._serialized_end=1789
+  _globals['_FAILED_CAUSE']._serialized_start=1643
+  _globals['_FAILED_CAUSE']._serialized_end=1789
+  _globals['_LOAD']._serialized_start=1792
+  _globals['_LOAD']._serialized_end=2061
+  _globals['_REPLICASERVICE']._serialized_start=2063
+  _globals['_REPLICASERVICE']._serialized_end=2173
 # @@protoc_insertion_point(module_scope)

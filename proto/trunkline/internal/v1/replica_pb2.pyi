@@ -95,6 +95,7 @@ class Submit(_message.Message):
     NUM_GENERATED_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
+    YIELDS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Chosen by the router, unique within the stream; outputs name it."""
     request_id: _builtins.str
@@ -113,6 +114,8 @@ class Submit(_message.Message):
     """Index of the first of the n samples; above 0 where a request's samples go on one by one."""
     embed: _builtins.bool
     """Wants an embedding of the prompt in place of tokens; n is 1, and nothing is sampled."""
+    yields: _builtins.bool
+    """Makes way for others: its tenant has far more under way than others that were here of late."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -141,10 +144,11 @@ class Submit(_message.Message):
         num_generated: _builtins.int = ...,
         first_index: _builtins.int = ...,
         embed: _builtins.bool = ...,
+        yields: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "embed", b"embed", "first_index", b"first_index", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "num_generated", b"num_generated", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "embed", b"embed", "first_index", b"first_index", "handle", b"handle", "logprobs", b"logprobs", "n", b"n", "num_generated", b"num_generated", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s", "yields", b"yields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
