@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from functools import partial
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -83,7 +84,8 @@ class Quota:
         self._outputs = MeanOutput()
         self._rates: dict[str, ServiceRate] = {}
         self._leases: defaultdict[str, set[str]] = defaultdict(set)
-        self._settling: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[Any]] = set()
+        """What Redis has been asked or told for requests that have ended."""
 
     @asynccontextmanager
     async def reserve(
@@ -103,11 +105,18 @@ class Quota:
         if limits.tokens_per_minute is not None:
             _check_fits(prompt_tokens, limits.tokens_per_minute)
             use.estimate = min(use.estimate, limits.tokens_per_minute)
-        await self._take(tenant, use)
+        if self._pause.is_on:
+            self._on_away()
+            yield use
+            return
+        asking = asyncio.create_task(self._ask(tenant, use))
         try:
+            await self._wait_for(asking)
             yield use
         finally:
-            self._end(tenant, use)
+            # Redis may count what nobody waits for any more: that, too, is given back.
+            self._pending.add(asking)
+            asking.add_done_callback(partial(self._end, tenant, use))
 
     async def run(self) -> None:
         """Prolong the leases of what is under way, until cancelled."""
@@ -127,37 +136,47 @@ class Quota:
 
     async def close(self) -> None:
         """Wait until all that has ended is settled."""
-        await asyncio.gather(*self._settling)
+        while self._pending:
+            await asyncio.wait(self._pending)
 
-    async def _take(self, tenant: Tenant, use: Use) -> None:
-        if self._pause.is_on:
-            self._on_away()
-            return
+    async def _ask(self, tenant: Tenant, use: Use) -> RequestError | None:
+        """Have it counted what a request may use; the refusal, if it is too much.
+
+        Raises RedisError, OSError.
+        """
         limits = tenant.limits
         arguments = (
             *(self._slice_us, limits.requests_per_minute or 0, limits.tokens_per_minute or 0),
             *(limits.max_concurrency or 0, use.estimate, use.lease, round(self._lease_s * 1e6)),
         )
+        async with self._calls:
+            exceeded, number = await self._reserve(keys=self._keys(tenant.name), args=arguments)
+        if exceeded:
+            return self._refusal(tenant, exceeded.decode(), int(number) / 1e6)
+        use.slice = int(number)
+        if limits.max_concurrency:
+            self._begin_lease(tenant.name, use.lease)
+        return None
+
+    async def _wait_for(self, asking: asyncio.Task[RequestError | None]) -> None:
+        """Raises the refusal, if there is one and it comes in time."""
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._calls:
-                exceeded, number = await self._reserve(keys=self._keys(tenant.name), args=arguments)
+            async with asyncio.timeout(_PATIENCE_S):
+                refusal = await asyncio.shield(asking)
         except (RedisError, OSError) as error:
             log.warning("quota cannot be read", error=str(error))
             self._pause.begin()
             self._on_away()
             return
-        if exceeded:
-            self._refuse(tenant, exceeded.decode(), int(number) / 1e6)
-        use.slice = int(number)
-        if limits.max_concurrency:
-            self._begin_lease(tenant.name, use.lease)
+        if refusal is not None:
+            raise refusal
 
     def _begin_lease(self, tenant: str, lease: str) -> None:
         if tenant not in self._leases:
             self._rates.setdefault(tenant, ServiceRate(time.monotonic)).begin()
         self._leases[tenant].add(lease)
 
-    def _refuse(self, tenant: Tenant, exceeded: str, seconds: float) -> NoReturn:
+    def _refusal(self, tenant: Tenant, exceeded: str, seconds: float) -> RequestError:
         limits = tenant.limits
         what = {
             "requests": f"{limits.requests_per_minute} requests a minute",
@@ -167,16 +186,18 @@ class Quota:
         if exceeded == "concurrency":
             rate = self._rates.get(tenant.name)
             seconds = 1.0 if rate is None else rate.time_to_next_end_s()
-        raise RequestError(
+        return RequestError(
             Reason.QUOTA_EXCEEDED,
             f"tenant {tenant.name} has used up its {what}",
             retry_after_s=seconds,
         )
 
-    def _end(self, tenant: Tenant, use: Use) -> None:
+    def _end(self, tenant: Tenant, use: Use, asking: asyncio.Task[RequestError | None]) -> None:
+        """It has ended, and Redis has answered, or failed."""
+        self._pending.discard(asking)
         if use.output_tokens:
             self._outputs.learn(tenant.name, use.output_tokens / use.n)
-        if use.slice is None:
+        if asking.cancelled() or asking.exception() or use.slice is None:
             return
         leases = self._leases.get(tenant.name, set())
         if use.lease in leases:
@@ -186,8 +207,8 @@ class Quota:
                 del self._leases[tenant.name]
         # Not waited for: the client has its answer, or has gone.
         settling = asyncio.create_task(self._give_back(tenant.name, use, use.slice))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
+        self._pending.add(settling)
+        settling.add_done_callback(self._pending.discard)
 
     async def _give_back(self, tenant: str, use: Use, counted_in: int) -> None:
         requests = 0 if use.is_sent else -1

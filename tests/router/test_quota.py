@@ -17,6 +17,7 @@ from tests.redis_server import RedisServer
 
 Maker = Callable[[], Quota]
 SLICE_S = 60 / 240
+PATIENCE_S = 60.0
 
 
 class RedisClock:
@@ -45,8 +46,11 @@ async def clock(redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-async def make_quota(redis_server: RedisServer, namespace: str) -> AsyncIterator[Maker]:
-    """Quotas as routers have them: each with connections of its own."""
+async def make_quota(
+    redis_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Maker]:
+    """Quotas as routers have them, each with connections of its own; Redis may take its time."""
+    monkeypatch.setattr(quota_module, "_PATIENCE_S", PATIENCE_S)
     async with AsyncExitStack() as stack:
         clients: list[Redis] = []
 
@@ -150,6 +154,18 @@ async def test_what_no_replica_was_given_costs_nothing(
         await quota.close()
     assert await use(quota, who, 10)
     assert not await use(quota, who, 1)
+
+
+async def test_what_is_given_up_while_redis_hesitates_costs_nothing(
+    make_quota: Maker, redis: Redis
+) -> None:
+    quota, who = make_quota(), tenant(requests_per_minute=1)
+    await redis.client_pause(200)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await use(quota, who, prompt=1)
+    await quota.close()
+    assert await use(quota, who, prompt=1), "it is the only one in this minute"
 
 
 async def test_a_prompt_above_the_quota_is_told_not_to_come_back(make_quota: Maker) -> None:
