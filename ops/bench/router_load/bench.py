@@ -39,7 +39,7 @@ async def _measure(runs: int, peers: Sequence[str], sizes: Sizes) -> list[Row]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines = await _start(peers, directory, stack)
         for engine in engines:
-            await Turn(engine, figures).warm_up()
+            await Turn(engine, figures).warm_up(sizes.warm_up_requests)
         for _ in range(runs):
             direct: dict[Protocol, Sequence[Outcome]] = {}
             for engine in engines:

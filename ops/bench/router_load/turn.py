@@ -9,7 +9,6 @@ from ops.bench.router_load.load import Kind, Load, Outcome, Protocol
 
 _TOKENS = 64
 _SHORT_CLIENTS = 8
-_WARM_UP_REQUESTS = 64
 
 _SHARES = {0.5: 2.0, 0.99: 10.0}
 """Percentiles of the time to first token, and the goals for what a router adds to it, in ms."""
@@ -42,8 +41,9 @@ class Sizes:
     """How much is measured in one run."""
 
     paced: Sequence[Paced] = (Paced(1, 5, 6), Paced(32, 20, 64), Paced(512, 200, 512, 24))
-    flooded: Sequence[Flooded] = (Flooded(32, 1024), Flooded(512, 96))
+    flooded: Sequence[Flooded] = (Flooded(32, 1024), Flooded(512, 64))
     short_requests: int = 300
+    warm_up_requests: int = 64
 
 
 class Engine(NamedTuple):
@@ -74,10 +74,9 @@ class Turn:
         self._engine = engine
         self._figures = figures
 
-    async def warm_up(self) -> None:
-        """Have it do everything a few times."""
-        load = Load(self._engine.protocol, "stream", _SHORT_CLIENTS, _WARM_UP_REQUESTS, _TOKENS)
-        await self._apply(load)
+    async def warm_up(self, requests: int) -> None:
+        """Have it answer as many, which is not measured."""
+        await self._apply(Load(self._engine.protocol, "stream", _SHORT_CLIENTS, requests, _TOKENS))
 
     async def measure(self, sizes: Sizes, direct: Sequence[Outcome]) -> Sequence[Outcome]:
         """Everything once; returns what came of the paced loads.
