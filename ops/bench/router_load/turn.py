@@ -40,7 +40,7 @@ class Flooded(NamedTuple):
 class Sizes:
     """How much is measured in one run."""
 
-    paced: Sequence[Paced] = (Paced(1, 5, 6), Paced(32, 20, 64), Paced(512, 200, 512, 24))
+    paced: Sequence[Paced] = (Paced(1, 5, 4), Paced(32, 20, 64), Paced(512, 200, 512, 24))
     flooded: Sequence[Flooded] = (Flooded(32, 1024), Flooded(512, 64))
     short_requests: int = 300
     warm_up_requests: int = 64
