@@ -102,6 +102,7 @@ class ReplicaLink:
         ticket = Ticket(submit, self._cancel, news)
         if self.breaker.send():
             self._probe = submit.handle
+            self._on_change()
         self._tickets[submit.handle] = ticket
         booking, self._reserved = self._reserved, None
         self._bookings[submit.handle] = booking or self.estimate.book(
@@ -116,6 +117,7 @@ class ReplicaLink:
             self._log.warning("replica fails requests", cooldown_s=self.breaker.cooldown_s)
             loop = asyncio.get_running_loop()
             loop.call_later(self.breaker.cooldown_s, self._on_change)
+            self._on_change()
 
     async def run(self) -> None:
         """Keep the stream open until cancelled, or until the replica proves to be another one."""
