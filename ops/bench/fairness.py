@@ -33,6 +33,9 @@ _MODEST_SHARE = 0.1
 """Of what the replica can do, asked for by the tenant that is measured."""
 _FLOOD = 10.0
 """The other one's rate, in multiples of that; together they ask for more than there is."""
+_ONSET_S = 3.0
+"""Until a flood has filled the replica and the queue: the moment at which so many requests come at
+once is not what is measured."""
 _TIMEOUT_S = 600.0
 _READY = "Ctrl-C drains"
 
@@ -154,7 +157,7 @@ async def _beside_flood(
     loop = OpenLoop(_FLOOD * rate, 1)
     # More than come meanwhile: the flood outlasts what is measured, and is broken off.
     backlog = work.prompts(f"backlog {number}", 4 * _PLACES)
-    stream = work.prompts(f"flood {number}", int(4 * _FLOOD * work.requests))
+    stream = work.prompts(f"flood {number}", int(4 * _FLOOD * (work.requests + _ONSET_S * rate)))
     backlogged = ClosedLoop(len(backlog))
     output = work.output_tokens
     floods = [
@@ -162,6 +165,7 @@ async def _beside_flood(
         asyncio.create_task(run_load(tenants.flood, tenants.model, stream, output, loop)),
     ]
     try:
+        await asyncio.sleep(_ONSET_S)
         return await _ask(tenants, work, rate, f"beside {number}")
     finally:
         for flood in floods:
