@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests of whole clusters mostly wait: for one to start, to drain, to miss what it has lost.
+CLUSTERS := tests/chaos tests/e2e tests/multinode tests/workers/replica
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format proto bench bench-peers clean
+.PHONY: help serve test test-clusters test-parts lint format proto bench bench-peers clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,7 +17,15 @@ serve: $(READY) ## Serve the demo model on this machine (ARGS="MODEL --replicas 
 	@$(BIN)/trunkline serve $(ARGS)
 
 test: $(VENV)/.ready-dev lint ## Lint, type-check and run all tests
-	@$(BIN)/pytest
+	@echo "Two pytests run side by side: each tells at its end what it has found."
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync test-clusters test-parts
+
+test-clusters: $(VENV)/.ready-dev
+	@$(BIN)/pytest $(CLUSTERS)
+
+# Behind the clusters, of which some things are promised by the clock.
+test-parts: $(VENV)/.ready-dev
+	@nice $(BIN)/pytest $(CLUSTERS:%=--ignore=%)
 
 lint: $(VENV)/.ready-dev ## Style, types, floors of the house, stale stubs
 	@$(BIN)/ruff check .
