@@ -12,6 +12,8 @@ MOST_S: Final = 0.02
 _LEAST_GAP_S: Final = 0.001
 _GAP_SHARE: Final = 0.25
 """If nothing comes for this share of a round's time, nothing has been waiting to be read."""
+_BUSY_SHARE: Final = 0.5
+"""A loop that computes for more than this share of the time may have frames that wait for it."""
 
 
 class Rounds(Generic[Frame]):
@@ -19,8 +21,9 @@ class Rounds(Generic[Frame]):
 
     A round ends when all of those have run; meanwhile nothing is read. If frames come right after
     it, one upon the other, the loop is behind: they are collected for as long as the round took,
-    and become one round, and the tokens in them for one request one message. A loop that keeps up
-    holds nothing back.
+    and become one round, and the tokens in them for one request one message. If the loop has
+    computed for most of the time since the round began, it is looked whether more frames come at
+    once. A loop that keeps up holds nothing back.
     """
 
     def __init__(self, hand_on: Callable[[Frame], None]) -> None:
@@ -28,8 +31,11 @@ class Rounds(Generic[Frame]):
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Frame] = []
         self._is_under_way = False
+        self._began_at = 0.0
+        """When the last round has begun, on time.monotonic()."""
+        self._computed_s = 0.0
+        """Of this thread, when the last round began."""
         self._ended_at = 0.0
-        """When the last round has ended, on time.monotonic()."""
         self._gap_s = 0.0
         self._collect_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -39,7 +45,12 @@ class Rounds(Generic[Frame]):
         self._waiting.append(frame)
         if self._is_under_way or self._timer is not None:
             return
-        if time.monotonic() < self._ended_at + self._gap_s:
+        now = time.monotonic()
+        if now < self._ended_at + self._gap_s:
+            self._collect()
+        elif self._is_busy(now):
+            # Those that were woken may have begun to write only, which takes several turns.
+            self._gap_s, self._collect_until = _LEAST_GAP_S, now + MOST_S
             self._collect()
         else:
             self._begin()
@@ -69,16 +80,21 @@ class Rounds(Generic[Frame]):
 
     def _begin(self) -> None:
         self._is_under_way = True
-        began_at = time.monotonic()
+        self._began_at, self._computed_s = time.monotonic(), time.thread_time()
         self.flush()
         # It comes after all that has just been woken.
-        self._loop.call_soon(self._end, began_at)
+        self._loop.call_soon(self._end)
 
-    def _end(self, began_at: float) -> None:
+    def _end(self) -> None:
         self._is_under_way = False
         self._ended_at = now = time.monotonic()
-        longest_s = min(now - began_at, MOST_S)
+        longest_s = min(now - self._began_at, MOST_S)
         self._gap_s = max(_GAP_SHARE * longest_s, _LEAST_GAP_S)
         self._collect_until = now + longest_s
         if self._waiting:
             self._collect()
+
+    def _is_busy(self, now: float) -> bool:
+        elapsed_s = now - self._began_at
+        computed_s = time.thread_time() - self._computed_s
+        return elapsed_s > _LEAST_GAP_S and computed_s > _BUSY_SHARE * elapsed_s

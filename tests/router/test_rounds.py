@@ -3,10 +3,25 @@
 import asyncio
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import router.fleet.rounds as rounds_module
 from router.fleet.rounds import MOST_S, Rounds
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    elapsed_s = 0.0
+    computed_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.elapsed_s
+
+    def thread_time(self) -> float:
+        return self.computed_s
 
 
 async def settle() -> None:
@@ -48,6 +63,29 @@ async def test_frames_that_come_within_a_round_wait_for_each_other() -> None:
     await asyncio.wait_for(working, 20)
     assert taken == [0, 1, 2, 3]
     assert sizes == [1, 4]
+
+
+@pytest.mark.parametrize("computed_s", [0.04, 0.06])
+async def test_a_loop_that_computed_most_of_the_time_looks_for_more_frames(
+    monkeypatch: pytest.MonkeyPatch, computed_s: float
+) -> None:
+    """Those that were woken may have gone on long after the round had ended."""
+    clock = Clock()
+    monkeypatch.setattr(rounds_module, "time", clock)
+    taken: list[int] = []
+    sizes: list[int] = []
+    rounds = Rounds(taken.append)
+    rounds.add(0)
+    await settle()
+    clock.elapsed_s, clock.computed_s = 0.1, computed_s
+    for frame in (1, 2):
+        rounds.add(frame)
+        sizes.append(len(taken))
+    assert sizes == ([1, 1] if computed_s > 0.1 / 2 else [2, 2])
+    async with asyncio.timeout(20):
+        while len(taken) < 3:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.001)
+    assert taken == [0, 1, 2]
 
 
 async def test_flush_hands_on_what_waits_and_nothing_twice() -> None:
