@@ -220,5 +220,5 @@ class Router:
             breakers.set_function(partial(model.replicas.num_in_state, state))
         metrics.prefix_blocks.labels(name).set_function(lambda: prefixes.num_blocks)
         metrics.prefix_expected.labels(name).set_function(lambda: prefixes.num_expected)
-        metrics.prefix_replicas.labels(name).set_function(lambda: prefixes.num_known)
+        metrics.prefix_replicas.labels(name).set_function(lambda: len(prefixes.known))
         await self._grpc.set_serving(self._gate.is_open)

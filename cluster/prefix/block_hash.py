@@ -41,7 +41,7 @@ class BlockHasher:
 
     def copy(self) -> "BlockHasher":
         """One that has come as far, for a sequence that begins with the same blocks."""
-        other = BlockHasher(b"")
+        other = object.__new__(BlockHasher)
         other._state = self._state.copy()
         return other
 
@@ -51,12 +51,18 @@ class BlockHasher:
 
         Raises OverflowError if a token id is not in [0, 2**32).
         """
-        tokens, length = _token_bytes(token_ids), block_size * _TOKEN_SIZE_BYTES
-        update, digest, hashes = self._state.update, self._state.digest, list[bytes]()
-        for start in range(0, len(tokens) - length + 1, length):
-            update(tokens[start : start + length])
-            hashes.append(digest())
-        return hashes
+        return self.read(_token_bytes(token_ids), block_size * _TOKEN_SIZE_BYTES)
+
+    def read(self, tokens: bytes, length: int) -> list[bytes]:
+        """As `next`, of tokens as they are hashed, in blocks of so many bytes."""
+        starts, digest = range(0, len(tokens) - length + 1, length), self._state.digest
+        blocks = [tokens[start : start + length] for start in starts]
+        return [digest() for _ in map(self._state.update, blocks)]
+
+    def skip(self, tokens: bytes) -> bytes:
+        """The hash of the last of some blocks that follow."""
+        self._state.update(tokens)
+        return self._state.digest()
 
 
 def block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
@@ -68,20 +74,21 @@ def block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> list
 
 
 class BlockHashes(Sequence[bytes]):
-    """What `block_hashes` gives, each hash computed when it is first asked for."""
+    """What `block_hashes` gives; beyond the first blocks, of which most are always asked for, each
+    hash is computed when it is."""
 
-    __slots__ = ("_depths", "_found", "_length", "_num_blocks", "_states", "_tokens")
+    __slots__ = ("_depths", "_found", "_hashers", "_length", "_num_blocks", "_tokens")
 
     def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
         """Raises OverflowError if a token id is not in [0, 2**32)."""
         self._tokens = _token_bytes(token_ids)
         self._length = block_size * _TOKEN_SIZE_BYTES
         self._num_blocks = len(self._tokens) // self._length
-        self._found: dict[int, bytes] = {}
-        # States after so many blocks, in order.
-        self._depths = [0]
-        self._states = [_KEYED.copy()]
-        self._states[0].update(root)
+        hasher = BlockHasher(root)
+        first = hasher.read(self._tokens[: _STRIDE * self._length], self._length)
+        self._found: list[bytes | None] = [*first, *[None] * (self._num_blocks - len(first))]
+        # What has come so many blocks far, in order.
+        self._depths, self._hashers = [len(first)], [hasher]
 
     def __len__(self) -> int:
         return self._num_blocks
@@ -93,20 +100,18 @@ class BlockHashes(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._num_blocks))]
-        return self._found.get(index) or self._find(index)
+        return self._found[index] or self._find(range(self._num_blocks)[index])
 
     def _find(self, index: int) -> bytes:
-        depth = range(1, self._num_blocks + 1)[index]
-        place, length = bisect_right(self._depths, depth), self._length
-        known, state = self._depths[place - 1], self._states[place - 1]
-        while known < depth:
-            state, start = state.copy(), known * length
-            known = min(depth, known - known % _STRIDE + _STRIDE)
-            state.update(self._tokens[start : known * length])
-            self._depths.insert(place, known)
-            self._states.insert(place, state)
+        place, length = bisect_right(self._depths, index), self._length
+        hasher, depth = self._hashers[place - 1], self._depths[place - 1]
+        while (found := self._found[index]) is None:
+            hasher, start = hasher.copy(), depth * length
+            depth = min(index + 1, depth - depth % _STRIDE + _STRIDE)
+            self._found[depth - 1] = hasher.skip(self._tokens[start : depth * length])
+            self._depths.insert(place, depth)
+            self._hashers.insert(place, hasher)
             place += 1
-        found = self._found[index] = state.digest()
         return found
 
 

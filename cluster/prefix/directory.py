@@ -1,7 +1,7 @@
 """Which replica of a model holds how much of a prompt, as far as a router knows."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from cluster.prefix.bisection import bisected_depths
@@ -48,11 +48,6 @@ class PrefixDirectory:
         return self._speculation.num_entries
 
     @property
-    def num_known(self) -> int:
-        """Replicas of which `is_known` holds."""
-        return len(self._known)
-
-    @property
     def nbytes(self) -> int:
         """Memory of the table of blocks."""
         return self._index.nbytes
@@ -60,13 +55,12 @@ class PrefixDirectory:
     def held(self, hashes: Sequence[bytes]) -> Held:
         """How many of the first of these blocks each replica holds, and where."""
         by_slot = self._by_slot(hashes)
-        members = self._members
+        members, devices = self._members, self._devices
         depths = {members[slot]: depth for slot, depth in by_slot.items() if slot in members}
-        lowered = {
-            member: depths[member] - by_slot.get(slot, 0)
-            for member, slot in self._devices.items()
-            if depths.get(member, 0) > by_slot.get(slot, 0)
-        }
+        lowered: dict[str, int] = {}
+        for member in depths.keys() & devices.keys() if devices else ():
+            if num_lowered := depths[member] - by_slot.get(devices[member], 0):
+                lowered[member] = num_lowered
         depths.update(self._speculation.depths(hashes, depths))
         return Held(depths, lowered)
 
@@ -78,12 +72,13 @@ class PrefixDirectory:
         """
         self._speculation.expect(hashes, member, depth)
 
-    def is_known(self, member: str) -> bool:
-        """Whether all is known that the replica holds, up to what is on its way here.
+    @property
+    def known(self) -> Set[str]:
+        """Replicas of which all is known that they hold, up to what is on its way here.
 
-        Otherwise there may be too little of it, or what is no more, or only what is expected.
+        Of others it may be too little, or what is no more, or only what is expected.
         """
-        return member in self._known
+        return self._known
 
     def store(self, member: str, hashes: bytes) -> None:
         """The replica says that its device holds these blocks: 16 bytes each, parents before

@@ -50,10 +50,13 @@ class Speculation:
     def expect(self, hashes: Sequence[bytes], member: str, depth: int = 0) -> None:
         """The replica, which holds the first `depth` of these blocks, will soon hold them all."""
         self.expire()
-        if depth < len(hashes):
-            tail = _Tail(hashes, depth, self._clock() + VALID_S)
-            self._due.append((member, tail))
-            self._add(member, tail)
+        tail = _Tail(hashes, depth, self._clock() + VALID_S)
+        # What was expected before ends earlier, and keeps what is beyond this prompt.
+        while depth < len(hashes) and (other := self._take(hashes[depth], member)):
+            depth = other.start = num_common(other.hashes, hashes, depth + 1)
+            self._put(other, member)
+        self._put(tail, member)
+        self._due.append((member, tail))
 
     def settle(self, hashes: bytes, member: str) -> None:
         """The replica has said what it does with these blocks: nothing is to be guessed."""
@@ -61,7 +64,7 @@ class Speculation:
         for first in self._tails.keys() & said:
             if tail := self._take(first, member):
                 tail.settle(said)
-                self._add(member, tail)
+                self._put(tail, member)
 
     def forget(self, member: str) -> None:
         """Expect nothing of the replica."""
@@ -98,20 +101,13 @@ class Speculation:
             start = num_common(tail.hashes, hashes, start + 1)
         return start
 
-    def _add(self, member: str, tail: _Tail) -> None:
-        """Expect these blocks; those that are expected already, until the later end."""
-        while tail.start < len(tail.hashes):
-            tails = self._tails.setdefault(tail.hashes[tail.start], {})
-            other = tails.get(member, tail)
-            later, tail = (tail, other) if tail.end >= other.end else (other, tail)
-            tails[member] = later
-            if tail is later:
-                return
-            tail.start = num_common(later.hashes, tail.hashes, tail.start + 1)
+    def _put(self, tail: _Tail, member: str) -> None:
+        if tail.start < len(tail.hashes):
+            self._tails.setdefault(tail.hashes[tail.start], {})[member] = tail
 
     def _take(self, first: bytes, member: str) -> _Tail | None:
-        tails = self._tails[first]
+        tails = self._tails.get(first, {})
         tail = tails.pop(member, None)
-        if not tails:
+        if tail and not tails:
             del self._tails[first]
         return tail

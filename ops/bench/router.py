@@ -1,6 +1,7 @@
 """What it costs a router to choose a replica, in its own process."""
 
 import gc
+from array import array
 from collections.abc import Callable, Sequence
 from random import Random
 from time import perf_counter
@@ -9,7 +10,7 @@ from typing import TypeVar
 from trunkline.internal.v1 import replica_pb2 as internal
 
 from cluster.model_card import ModelCard
-from cluster.prefix.directory import PrefixDirectory
+from cluster.prefix.directory import Held, PrefixDirectory
 from ops.bench.report import Row
 from router.decisions import Decisions
 from router.fleet.load_estimate import Booking, LoadEstimate
@@ -33,20 +34,21 @@ _STEPS = ("all", "hash", "look up", "choose", "reserve")
 
 
 def bench_router(runs: int, lengths: Sequence[int]) -> list[Row]:
-    """Microseconds for a choice among 64 replicas, half of the prompt cached on some of them, and
-    the index's bytes for each block that it knows."""
-    rows = [row for length in lengths for row in _choice_rows(length, runs)]
+    """Microseconds for a choice among 64 replicas, half of the prompt cached on some of them or
+    nothing anywhere, and the index's bytes for each block that it knows."""
+    works = [(length, num_cached) for length in lengths for num_cached in (length // 2, 0)]
+    rows = [row for length, num_cached in works for row in _choice_rows(length, num_cached, runs)]
     size = _row([_index_bytes()] * runs, "index of 64 replicas", "memory of a block", "bytes")
     return [*rows, size]
 
 
-def _choice_rows(length: int, runs: int) -> list[Row]:
-    bench = _Bench(length)
+def _choice_rows(length: int, num_cached: int, runs: int) -> list[Row]:
+    bench = _Bench(length, num_cached)
     found = [bench.run(seed) for seed in range(runs)]
     return [
         _row(
             [medians[step] for medians in found],
-            f"{length} prompt tokens, {_NUM_REPLICAS} replicas",
+            f"{length} prompt tokens, {num_cached} cached",
             step,
             "us",
             _GOALS.get(length) if step == "all" else None,
@@ -71,9 +73,9 @@ def _row(
 
 
 class _Bench:
-    """Replicas under some load, of which every eighth holds the first half of all prompts."""
+    """Replicas under some load, of which every eighth holds so many first tokens of all prompts."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, num_cached: int) -> None:
         self._length = length
         self._card = ModelCard(
             name="bench",
@@ -84,9 +86,9 @@ class _Bench:
             eos_token_ids=(),
             tokenizer_json="",
         )
-        self._half = Random(0).choices(range(2**17), k=length // 2)
-        self._prefixes = PrefixDirectory(2**20)
-        held = b"".join(self._request("held", self._half).block_hashes)
+        self._cached = Random(0).choices(range(2**17), k=num_cached)
+        self._prefixes = _TimedDirectory(2**20)
+        held = b"".join(self._request(self._cached).block_hashes)
         rates = PrefillRates()
         self._replicas = [_replica(number, rates) for number in range(_NUM_REPLICAS)]
         for number, replica in enumerate(self._replicas):
@@ -98,8 +100,9 @@ class _Bench:
     def run(self, seed: int) -> dict[str, float]:
         """The median of each step of so many choices, and of all of them together."""
         random, policy = Random(seed), PrefixAware(Random(seed), self._prefixes)
+        num_new = self._length - len(self._cached)
         prompts = [
-            self._half + random.choices(range(2**17), k=self._length - len(self._half))
+            array("I", self._cached + random.choices(range(2**17), k=num_new))
             for _ in range(_CHOICES)
         ]
         gc.collect()
@@ -110,13 +113,13 @@ class _Bench:
         }
 
     def _choose(self, policy: Policy, prompt: Sequence[int]) -> tuple[float, ...]:
-        request = self._request("r", prompt)
-        hashing, hashes = _timed(lambda: request.block_hashes)
-        looking, _ = _timed(lambda: self._prefixes.held(hashes))
+        # Made just before, as from a message.
+        request = self._request(list(prompt))
+        hashing, _ = _timed(lambda: request.block_hashes)
         choosing, choice = _timed(lambda: policy.choose(request, self._replicas))
         reserving, booking = _timed(lambda: self._reserve(request, choice))
         choice.candidate.release(booking)
-        # The policy looks up once more what was looked up to measure it.
+        looking = self._prefixes.looking
         return hashing + choosing + reserving, hashing, looking, choosing - looking, reserving
 
     def _reserve(self, request: RouteRequest, choice: Choice[LoadEstimate]) -> Booking:
@@ -124,8 +127,18 @@ class _Bench:
         self._decisions.record(request, "new", self._replicas, choice)
         return choice.candidate.book(request.n, choice.uncached_tokens)
 
-    def _request(self, request_id: str, token_ids: Sequence[int]) -> RouteRequest:
-        return RouteRequest(request_id=request_id, model=self._card, token_ids=token_ids)
+    def _request(self, token_ids: Sequence[int]) -> RouteRequest:
+        return RouteRequest(request_id="r", model=self._card, token_ids=token_ids)
+
+
+class _TimedDirectory(PrefixDirectory):
+    """Knows how long the last look took, hashing what was asked for included."""
+
+    looking = 0.0
+
+    def held(self, hashes: Sequence[bytes]) -> Held:
+        self.looking, held = _timed(lambda: super(_TimedDirectory, self).held(hashes))
+        return held
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -1,6 +1,6 @@
 """The replica that will answer first, which is usually the one that holds the prompt's prefix."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from random import Random
 from typing import Protocol
 
@@ -28,8 +28,9 @@ class Prefixes(Protocol):
     def expect(self, hashes: Sequence[bytes], member: str, depth: int) -> None:
         """The replica was sent a prompt with these blocks, of which it holds the first `depth`."""
 
-    def is_known(self, member: str) -> bool:
-        """Whether all is known that the replica holds."""
+    @property
+    def known(self) -> Set[str]:
+        """The replicas of which all is known that they hold."""
 
 
 class PrefixAware:
@@ -66,8 +67,8 @@ class PrefixAware:
         """What to go by, and how many of the blocks candidates are believed to hold."""
         if not hashes:
             return "least_loaded", _NOWHERE
-        is_known, held = self._prefixes.is_known, self._prefixes.held(hashes)
-        unknown = {c.member for c in candidates if not is_known(c.member)}
+        known, held = self._prefixes.known, self._prefixes.held(hashes)
+        unknown = {member for c in candidates if (member := c.member) not in known}
         if not unknown:
             return "index", held
         sent = {m: d for m, d in self._memory.depths(hashes).items() if m in unknown}
@@ -84,29 +85,32 @@ class PrefixAware:
     ) -> Choice[C]:
         total, size = request.num_prompt_tokens, request.model.block_size
         loads = [candidate.load for candidate in candidates]
-        depth = held.depths.get
-        cached = [size * depth(candidate.member, 0) for candidate in candidates]
-        # One token is always computed: that which the first answer follows.
-        uncached = [total - tokens or 1 for tokens in cached]
-        if 0.0 not in [load.token_ms for load in loads]:
+        costs = [load.base_ms + load.token_ms * total for load in loads]
+        cached, fetched = [0] * len(costs), [0] * len(costs) if held.lowered else []
+        for index, candidate in enumerate(candidates) if held.depths else ():
+            if depth := held.depths.get(candidate.member):
+                load, tokens = loads[index], size * depth
+                cached[index] = tokens
+                costs[index] = load.base_ms + load.token_ms * _uncached(total, tokens)
+                if lowered := held.lowered.get(candidate.member):
+                    fetched[index] = size * lowered
+                    costs[index] += load.fetch_token_ms * fetched[index]
+        if not (least := min(costs)):
+            # The rate of some is not known.
             costs = [
-                load.base_ms + load.token_ms * tokens
-                for load, tokens in zip(loads, uncached, strict=True)
+                _uncached(total, tokens) * (load.pending_sequences + 1.0)
+                for load, tokens in zip(loads, cached, strict=True)
             ]
-        else:
-            costs = [
-                tokens * (load.pending_sequences + 1.0)
-                for load, tokens in zip(loads, uncached, strict=True)
-            ]
-        fetched: Sequence[int] = ()
-        if held.lowered:
-            fetched = [size * held.lowered.get(candidate.member, 0) for candidate in candidates]
-            for index, tokens in enumerate(fetched):
-                costs[index] += loads[index].fetch_token_ms * tokens
-        least = min(costs)
+            least = min(costs)
         best = costs.index(least)
-        tie = least + _PRECISION * loads[best].token_ms * uncached[best]
+        tie = least + _PRECISION * loads[best].token_ms * _uncached(total, cached[best])
         ties = [index for index, cost in enumerate(costs) if cost <= tie]
         if len(ties) > 1:
             best = self._random.choice(ties)
-        return Choice(candidates[best], basis, uncached[best], cached, costs, fetched)
+        uncached = _uncached(total, cached[best])
+        return Choice(candidates[best], basis, uncached, cached, costs, fetched)
+
+
+def _uncached(total: int, cached: int) -> int:
+    """Prompt tokens to compute: one always is, that which the first answer follows."""
+    return total - cached or 1

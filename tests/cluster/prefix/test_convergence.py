@@ -130,7 +130,7 @@ class Cluster:
         lowered = {r.member: r.lowered for r in self.replicas}
         return (
             self.directory.num_blocks == len(set().union(*cached.values()))
-            and all(self.directory.is_known(member) for member in cached)
+            and self.directory.known >= cached.keys()
             and all(
                 self.directory.held([block])
                 == tuple(

@@ -123,13 +123,11 @@ def test_the_replica_has_the_last_word(directory: PrefixDirectory, clock: Clock)
 def test_a_replica_is_known_from_when_it_is_trusted_until_it_is_doubted(
     directory: PrefixDirectory,
 ) -> None:
-    assert not directory.is_known(A)
+    assert not directory.known
     directory.trust(A)
-    assert directory.is_known(A)
-    assert directory.num_known == 1
+    assert directory.known == {A}
     directory.doubt(A)
-    assert not directory.is_known(A)
+    assert not directory.known
     directory.trust(B)
     directory.forget(B)
-    assert not directory.is_known(B)
-    assert directory.num_known == 0
+    assert not directory.known

@@ -13,7 +13,7 @@ def test_every_step_is_timed_and_the_index_weighed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(router, "_INDEX_BLOCKS", 20_000)
     rows = bench_router(runs=1, lengths=[64])
     assert [row.metric for row in rows] == [
-        *("all", "hash", "look up", "choose", "reserve"),
+        *("all", "hash", "look up", "choose", "reserve") * 2,
         "memory of a block",
     ]
     assert all(math.isfinite(row.median) and row.median > 0 for row in rows)
