@@ -64,12 +64,14 @@ class PrefixDirectory:
         depths.update(self._speculation.depths(hashes, depths))
         return Held(depths, lowered)
 
-    def expect(self, hashes: Sequence[bytes], member: str, depth: int = 0) -> None:
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int | None = None) -> None:
         """A prompt with these blocks was sent to the replica, which holds the first `depth` of them
-        and will hold them all soon.
+        (if that is not told: by its own word) and will hold them all soon.
 
         Forgotten after two seconds, by when the replica has told what became of it.
         """
+        if depth is None:
+            depth = self._by_slot(hashes).get(self._slots.get(member, -1), 0)
         self._speculation.expect(hashes, member, depth)
 
     @property

@@ -47,7 +47,7 @@ class Speculation:
         by_first = self._tails.values()
         return sum(len(t.hashes) - t.start for tails in by_first for t in tails.values())
 
-    def expect(self, hashes: Sequence[bytes], member: str, depth: int = 0) -> None:
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int) -> None:
         """The replica, which holds the first `depth` of these blocks, will soon hold them all."""
         self.expire()
         tail = _Tail(hashes, depth, self._clock() + VALID_S)

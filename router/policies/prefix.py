@@ -25,8 +25,9 @@ class Prefixes(Protocol):
     def held(self, hashes: Sequence[bytes]) -> Held:
         """How many of the first of these blocks each replica holds, and where."""
 
-    def expect(self, hashes: Sequence[bytes], member: str, depth: int) -> None:
-        """The replica was sent a prompt with these blocks, of which it holds the first `depth`."""
+    def expect(self, hashes: Sequence[bytes], member: str, depth: int | None) -> None:
+        """The replica was sent a prompt with these blocks, of which it holds the first `depth`; if
+        that is not told, by what is known."""
 
     @property
     def known(self) -> Set[str]:
@@ -60,7 +61,8 @@ class PrefixAware:
         if hashes:
             member = choice.candidate.member
             self._memory.note(hashes, member)
-            self._prefixes.expect(hashes, member, held.depths.get(member, 0))
+            depth = held.depths.get(member, 0) if basis == "index" else None
+            self._prefixes.expect(hashes, member, depth)
         return choice
 
     def _whereabouts(self, hashes: Sequence[bytes], candidates: Sequence[C]) -> tuple[str, Held]:

@@ -29,8 +29,8 @@ class SpeculationMachine(RuleBasedStateMachine):
 
     @rule(hashes=PROMPTS, member=MEMBERS, is_depth_known=st.booleans())
     def send(self, hashes: list[bytes], member: str, is_depth_known: bool) -> None:
-        depth = self.depth(hashes, member) if is_depth_known else 0
-        self.directory.expect(hashes, member, depth)
+        depth = self.depth(hashes, member, self.ends[member] if is_depth_known else {})
+        self.directory.expect(hashes, member, depth if is_depth_known else None)
         self.ends[member] |= dict.fromkeys(hashes[depth:], self.now + VALID_S)
 
     @rule(hashes=PROMPTS, member=MEMBERS)
@@ -51,12 +51,12 @@ class SpeculationMachine(RuleBasedStateMachine):
 
     @rule(hashes=PROMPTS)
     def ask(self, hashes: list[bytes]) -> None:
-        depths = {member: self.depth(hashes, member) for member in self.held}
+        depths = {member: self.depth(hashes, member, self.ends[member]) for member in self.held}
         found = self.directory.held(hashes).depths
         assert found == {member: depth for member, depth in depths.items() if depth}
 
-    def depth(self, hashes: list[bytes], member: str) -> int:
-        held, ends = self.held[member], self.ends[member]
+    def depth(self, hashes: list[bytes], member: str, ends: dict[bytes, float]) -> int:
+        held = self.held[member]
         is_there = [block in held or ends.get(block, 0.0) > self.now for block in hashes]
         return [*is_there, False].index(False)
 
