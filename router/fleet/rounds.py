@@ -16,14 +16,30 @@ _BUSY_SHARE: Final = 0.5
 """A loop that computes for more than this share of the time may have frames that wait for it."""
 
 
+class _Moment:
+    """From when on it is asked how much the loop has computed."""
+
+    __slots__ = ("_computed_s", "at")
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+        self._computed_s = time.thread_time()
+
+    def was_busy(self) -> bool:
+        """Whether it has computed for most of the time since then."""
+        elapsed_s = time.monotonic() - self.at
+        computed_s = time.thread_time() - self._computed_s
+        return elapsed_s > _LEAST_GAP_S and computed_s > _BUSY_SHARE * elapsed_s
+
+
 class Rounds(Generic[Frame]):
     """Hands on frames in rounds, each of which wakes whoever waits for something in them.
 
     A round ends when all of those have run; meanwhile nothing is read. If frames come right after
     it, one upon the other, the loop is behind: they are collected for as long as the round took,
-    and become one round, and the tokens in them for one request one message. If the loop has
-    computed for most of the time since the round began, it is looked whether more frames come at
-    once. A loop that keeps up holds nothing back.
+    and become one round, and the tokens in them for one request one message. The same holds of a
+    frame that finds a loop that has computed for most of the time since the round began, and goes
+    on to. A loop that keeps up holds nothing back.
     """
 
     def __init__(self, hand_on: Callable[[Frame], None]) -> None:
@@ -31,10 +47,8 @@ class Rounds(Generic[Frame]):
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Frame] = []
         self._is_under_way = False
-        self._began_at = 0.0
-        """When the last round has begun, on time.monotonic()."""
-        self._computed_s = 0.0
-        """Of this thread, when the last round began."""
+        self._begun = _Moment()
+        """When the last round began."""
         self._ended_at = 0.0
         self._gap_s = 0.0
         self._collect_until = 0.0
@@ -48,7 +62,7 @@ class Rounds(Generic[Frame]):
         now = time.monotonic()
         if now < self._ended_at + self._gap_s:
             self._collect()
-        elif self._is_busy(now):
+        elif self._begun.was_busy():
             # Those that were woken may have begun to write only, which takes several turns.
             self._gap_s, self._collect_until = _LEAST_GAP_S, now + MOST_S
             self._collect()
@@ -67,20 +81,22 @@ class Rounds(Generic[Frame]):
     def _collect(self) -> None:
         """Wait for one more frame, if there is time."""
         if time.monotonic() + self._gap_s < self._collect_until:
-            self._timer = self._loop.call_later(self._gap_s, self._look, len(self._waiting))
+            self._timer = self._loop.call_later(
+                self._gap_s, self._look, len(self._waiting), _Moment()
+            )
         else:
             self._begin()
 
-    def _look(self, num_waiting: int) -> None:
+    def _look(self, num_waiting: int, since: _Moment) -> None:
         self._timer = None
-        if len(self._waiting) > num_waiting:
+        if len(self._waiting) > num_waiting or since.was_busy():
             self._collect()
         else:
             self._begin()
 
     def _begin(self) -> None:
         self._is_under_way = True
-        self._began_at, self._computed_s = time.monotonic(), time.thread_time()
+        self._begun = _Moment()
         self.flush()
         # It comes after all that has just been woken.
         self._loop.call_soon(self._end)
@@ -88,13 +104,8 @@ class Rounds(Generic[Frame]):
     def _end(self) -> None:
         self._is_under_way = False
         self._ended_at = now = time.monotonic()
-        longest_s = min(now - self._began_at, MOST_S)
+        longest_s = min(now - self._begun.at, MOST_S)
         self._gap_s = max(_GAP_SHARE * longest_s, _LEAST_GAP_S)
         self._collect_until = now + longest_s
         if self._waiting:
             self._collect()
-
-    def _is_busy(self, now: float) -> bool:
-        elapsed_s = now - self._began_at
-        computed_s = time.thread_time() - self._computed_s
-        return elapsed_s > _LEAST_GAP_S and computed_s > _BUSY_SHARE * elapsed_s
