@@ -73,8 +73,8 @@ class LoadEstimate:
         return self._left(most + 1 + most // _RUNNING_PER_WAITING)
 
     @property
-    def room_beside_others(self) -> float:
-        """Of these, those that may run at once."""
+    def room_to_run(self) -> float:
+        """Of these, sequences that need not wait there."""
         return self._left(self._report.max_running_sequences)
 
     def _left(self, bound: int) -> float:

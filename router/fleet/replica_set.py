@@ -58,9 +58,9 @@ class ReplicaSet:
         return sum(estimate.room for estimate in self._ready())
 
     @property
-    def room_beside_others(self) -> float:
-        """Of these, those that may run at once."""
-        return sum(estimate.room_beside_others for estimate in self._ready())
+    def room_to_run(self) -> float:
+        """Of these, sequences that need not wait there."""
+        return sum(estimate.room_to_run for estimate in self._ready())
 
     def soonest_s(self, request: RouteRequest) -> float:
         """When the request's first token is to be expected from whichever ready replica is first.

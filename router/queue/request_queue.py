@@ -30,7 +30,7 @@ class Replicas(Protocol):
         """Sequences that may be sent before all ready replicas have enough to do."""
 
     @property
-    def room_beside_others(self) -> float:
+    def room_to_run(self) -> float:
         """Of these, those that may run at once: what makes way for others does not wait there."""
 
     async def changed(self) -> None:
@@ -162,7 +162,7 @@ class RequestQueue:
     def _has_room(self, yields: bool) -> bool:
         if not (self._places.is_free and self._replicas.num_ready):
             return False
-        room = self._replicas.room_beside_others if yields else self._replicas.room
+        room = self._replicas.room_to_run if yields else self._replicas.room
         return room > self._on_their_way
 
     async def _follow(self) -> None:

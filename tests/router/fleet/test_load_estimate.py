@@ -153,7 +153,7 @@ def test_each_running_decode_delays_a_first_answer_by_as_much(sequences: int) ->
 @given(most=st.integers(1, 300), running=st.integers(0, 300))
 def test_a_few_may_wait_beside_those_that_run(most: int, running: int) -> None:
     load = estimate()
-    assert load.room == load.room_beside_others == float("inf")  # before the first report
+    assert load.room == load.room_to_run == float("inf")  # before the first report
     load.report(report(running, max_running_sequences=most))
     assert load.room == max(0, most + 1 + most // 8 - running)
-    assert load.room_beside_others == max(0, most - running)
+    assert load.room_to_run == max(0, most - running)

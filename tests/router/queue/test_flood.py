@@ -75,8 +75,8 @@ class OneReplica:
         return self._estimate.room
 
     @property
-    def room_beside_others(self) -> float:
-        return self._estimate.room_beside_others
+    def room_to_run(self) -> float:
+        return self._estimate.room_to_run
 
     async def changed(self) -> None:
         await self._changed.wait()

@@ -24,7 +24,7 @@ class Replicas:
         self._changed = asyncio.Event()
 
     @property
-    def room_beside_others(self) -> float:
+    def room_to_run(self) -> float:
         return max(0, self.room - self._num_waiting)
 
     async def changed(self) -> None:
